@@ -1,0 +1,44 @@
+"""Train your own model on your own text and MIDI, and ask it in any direction.
+
+    import multimodal_gpt as mm
+    run = mm.load("runs/folk")
+    doc = run.generate(text="a slow waltz", to=["chords", "melody"])[0]
+    doc.write("waltz.mid")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# A wheel carries the folders `tokenizers` and `recipes` inside the package; a checkout keeps them beside it.
+_beside = Path(__file__).resolve().parent.parent
+if (_beside / "pyproject.toml").is_file():
+    __path__.append(str(_beside))
+
+from multimodal_gpt.errors import UserError  # noqa: E402
+from multimodal_gpt.stream.document import Document, Segment  # noqa: E402
+from multimodal_gpt.stream.grammar import Grammar  # noqa: E402
+from multimodal_gpt.stream.tokenizer import Item, Tokenizer  # noqa: E402
+from multimodal_gpt.stream.vocabulary import Vocabulary  # noqa: E402
+
+if TYPE_CHECKING:
+    from multimodal_gpt.generation.session import Run
+
+__version__ = "0.1.0"
+__all__ = ["Document", "Grammar", "Item", "Run", "Segment", "Tokenizer", "UserError", "Vocabulary", "load"]
+
+
+def load(run: str | Path, **options: Any) -> Run:
+    """Open a trained run folder and get ready to generate; see `generation.session.load`."""
+    from multimodal_gpt.generation.session import load as open_run
+
+    return open_run(Path(run), **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Run":
+        from multimodal_gpt.generation.session import Run
+
+        return Run
+    raise AttributeError(f"module 'multimodal_gpt' has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""Text files as a user leaves them, and writes that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from multimodal_gpt.errors import UserError
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+
+
+def read_text(path: Path) -> str:
+    """All of a UTF-8 file, line ends as they are, without the byte order mark that some editors put in front.
+
+    Raises UserError where the file can't be read or is not UTF-8, with the byte that is wrong.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        fix = "save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+        raise UserError(what, path, fix) from None
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", path) from error
+    return text.removeprefix(BOM)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 file as a whole or not at all, the reverse of `read_text`; gives the path."""
+    return write_bytes(path, (BOM + text if text.startswith(BOM) else text).encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file as a whole or not at all: beside it first, then renamed; gives the path.
+
+    Raises UserError where the folder is missing or may not be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"can't be written: {error.strerror}", path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,1 @@
+"""What a token stream is. Needs numpy only; knows no modality and no torch."""

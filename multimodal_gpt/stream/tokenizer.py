@@ -1,0 +1,102 @@
+"""The plugin contract: a modality is one small file that defines `build(**options) -> Tokenizer`.
+
+A plugin knows its own files, its own content and its own ids, and nothing of other modalities, of torch or of
+training. Some things are optional and looked up by name:
+
+- on the tokenizer: `shift(content, steps)`, the same content moved by the modality's own symmetry, None where the
+  move is impossible; `draw(content, axes)`, which draws onto a matplotlib axes with time in quarter notes along x; and
+  `compose(metadata) -> content | None`, content made from what is known about a document that lacks this modality;
+- in the module: `fit(contents, folder, **options) -> dict`, called once before `build` when shards are prepared. It
+  learns from the training contents, writes what it learnt as files into `folder` and returns the options with which
+  `build` makes the final tokenizer; a file is named in them as `"file:NAME"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from multimodal_gpt.stream.grammar import Grammar
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece found in a file.
+
+    `key` is unique within the file and the same for every modality that reads the piece ("" when the file is one
+    piece), so that the views of one piece can be joined. `metadata` says what the file told and the content does not
+    hold (a title) or what the reader decided (which track was taken).
+    """
+
+    key: str
+    content: Any
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """One modality: files <-> content <-> local ids 0 .. size-1."""
+
+    size: int
+    """Number of local ids, fixed for the life of the object."""
+    suffixes: tuple[str, ...]
+    """Suffixes of the files it reads, lower case, with the dot; the first is the one it writes."""
+    unit: str
+    """What `units` counts: "character", "note", "chord"."""
+
+    def read(self, path: Path) -> Iterator[Item]:
+        """Pieces in a file; nothing yielded = the file holds none of this modality.
+
+        Raises UserError when the file can't be read at all.
+        """
+        ...
+
+    def write(self, content: Any, path: Path, *, append: bool = False, note: str = "") -> Path:
+        """Write a file, the reverse of `read`. `append`: add to a file that another modality has just written
+        at this path (a second track). `note`: provenance, stored where the format can hold it."""
+        ...
+
+    def parse(self, text: str) -> Any:
+        """Content from a command line: plain words, symbols, or a path to a file. Raises UserError."""
+        ...
+
+    def encode(self, content: Any) -> np.ndarray:
+        """(T,) int32 local ids; may quantise, but decode(encode(x)) is a fixed point. Raises UserError where the
+        content is empty."""
+        ...
+
+    def decode(self, ids: np.ndarray) -> Any:
+        """Content of ids, the reverse of `encode`. Any legal walk decodes; other ids raise UserError."""
+        ...
+
+    def grammar(self) -> Grammar:
+        """What may follow what. Everything that `encode` returns is accepted by it."""
+        ...
+
+    def clock(self, ids: np.ndarray) -> np.ndarray | None:
+        """(T,) float32, never decreasing: the time of each token in quarter notes. None = timeless."""
+        ...
+
+    def cuts(self, ids: np.ndarray) -> np.ndarray:
+        """(C,) int64, increasing: indexes where a new chunk (bar, paragraph) begins, as `grammar().cut` marks.
+
+        A chunk stands on its own: what begins at a cut is a legal walk from the grammar's start, so that a long
+        piece can be cut there and two modalities can take turns chunk by chunk.
+        """
+        ...
+
+    def units(self, content: Any) -> int:
+        """How many units: the tokenizer-free denominator of every likelihood."""
+        ...
+
+    def describe(self, content: Any) -> dict[str, Any]:
+        """Metadata that can be computed from the content; plain str, int, float and bool values."""
+        ...
+
+    def show(self, ids: np.ndarray) -> str:
+        """One readable line for a human."""
+        ...
