@@ -1,0 +1,330 @@
+"""Chords: the plugin contract, the stream's shape, and where the harmony of a file is found."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.testing import check_tokenizer
+from multimodal_gpt.tokenizers import _midi, chords
+from multimodal_gpt.tokenizers._changes import infer_changes, name_blocks
+from multimodal_gpt.tokenizers._harmony import NO_CHORD, QUALITY, UNKNOWN, Symbol, name, parse_symbol
+from multimodal_gpt.tokenizers._music import METERS, TICKS, Meter, Track
+from multimodal_gpt.tokenizers.chords import Chords, Event
+
+CHORDS = chords.build()
+BAR = 4 * TICKS
+
+symbols = st.builds(
+    Symbol, st.integers(0, 11), st.sampled_from(sorted(QUALITY)), st.none() | st.integers(0, 11)
+)
+anything = symbols | st.sampled_from([NO_CHORD, UNKNOWN])
+some_meters = st.sampled_from([(n, d) for d, row in METERS.items() for n in row])
+
+
+@st.composite
+def contents(draw):
+    """Chords at any tick, also off the grid, with gaps, repeats and changes of meter."""
+    pieces = draw(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 500), anything), max_size=12))
+    pieces.insert(draw(st.integers(0, len(pieces))), (0, 96, draw(symbols)))
+    events, tick = [], draw(st.integers(0, 200))
+    for gap, duration, symbol in pieces:
+        events.append(Event(tick + gap, duration, symbol))
+        tick += gap + duration
+    first, second = draw(some_meters), draw(some_meters)
+    change = Meter(0, *first).bar * draw(st.integers(1, 6))
+    meters = (Meter(0, *first),) if first == second else (Meter(0, *first), Meter(change, *second))
+    return Chords(tuple(events), meters, end=tick + draw(st.integers(0, 400)))
+
+
+def names(content):
+    return [name(e.symbol) for e in content.events]
+
+
+def onsets(content):
+    return [e.tick / TICKS for e in content.events]
+
+
+# ----------------------------------------------------------------------------------------- the stream
+
+
+def test_keeps_the_contract():
+    samples = [CHORDS.parse("3/4: G . D7/F# | Em N.C. C | ? | 6/8: A7 . | x3")]
+    assert len(check_tokenizer("chords", samples=samples).passed) >= 16
+
+
+@given(contents())
+@settings(max_examples=80)
+def test_encoding_is_legal_and_a_fixed_point(content):
+    try:
+        ids = CHORDS.encode(content)
+    except UserError:  # a later change at the same position has replaced the only chord
+        assert max(e.duration for e in content.events if e.symbol.root is not None) <= 96
+        return
+    assert CHORDS.grammar().accepts(ids)
+    again = CHORDS.decode(ids)
+    assert np.array_equal(CHORDS.encode(again), ids)
+    assert CHORDS.decode(CHORDS.encode(again)).events == again.events
+    assert CHORDS.units(content) == CHORDS.units(again) == len(again.events)
+    clock = CHORDS.clock(ids)
+    assert (np.diff(clock) >= 0).all() and clock[-1] < again.end / TICKS
+    assert CHORDS.clock(ids)[CHORDS.cuts(ids)][0] == 0
+
+
+@given(contents())
+def test_chords_move_by_less_than_a_position(content):
+    try:
+        again = CHORDS.decode(CHORDS.encode(content))
+    except UserError:
+        return
+    kept = {e.tick: e.symbol for e in content.events}
+    for event in again.events:
+        near = [s for tick, s in kept.items() if abs(tick - event.tick) <= TICKS // 12]
+        assert event.symbol in near or event.symbol == NO_CHORD
+
+
+def test_the_stream_reads_as_documented():
+    ids = CHORDS.encode(CHORDS.parse("| C | . . C/E . |"))
+    bar, root, quality = ids[:3].tolist()
+    place, bass = ids[6], ids[-1]
+    assert ids.tolist() == [bar, root, quality, bar, root, quality, place, root, quality, bass]
+    assert CHORDS.clock(ids).tolist() == [0, 0, 0, 4, 4, 4, 6, 6, 6, 6]
+    assert CHORDS.cuts(ids).tolist() == [0, 3]
+    assert CHORDS.units(CHORDS.decode(ids)) == 2
+
+
+def test_every_bar_is_a_legal_stream_of_its_own_and_tells_its_harmony():
+    ids = CHORDS.encode(CHORDS.parse("3/4: G | D7 . G | . | 6/8: C F | ."))
+    edges = [*CHORDS.cuts(ids).tolist(), len(ids)]
+    shown = [CHORDS.show(ids[a:b]) for a, b in pairwise(edges)]
+    assert all(CHORDS.grammar().accepts(ids[a:b]) for a, b in pairwise(edges))
+    assert shown == ["3/4: | G |", "3/4: | D7 . G |", "3/4: | G |", "6/8: | C F |", "6/8: | F |"]
+
+
+@pytest.mark.parametrize(
+    ("meter", "length"), [((1, 4), 12), ((6, 8), 72), ((16, 4), 192), ((3, 16), 36), ((7, 8), 84)]
+)
+def test_positions_stay_inside_the_bar_and_begin_after_the_bar_line(meter, length):
+    bar = CHORDS.encode(CHORDS.parse("{}/{}: C".format(*meter)))[:1]
+    place = CHORDS.encode(CHORDS.parse("| C . . E |"))[3] - 36
+    legal = np.flatnonzero(CHORDS.grammar().next_state[CHORDS.grammar().walk(bar)] >= 0) - place
+    assert legal[(legal >= 0) & (legal < 192)].tolist() == list(range(1, length))
+
+
+def test_a_segment_without_a_chord_may_not_end():
+    grammar = CHORDS.grammar()
+    ids = CHORDS.encode(CHORDS.parse("? | N.C. | C"))
+    assert [grammar.final[grammar.walk(ids[:n])] for n in (2, 4, 6, len(ids))] == [False, False, False, True]
+    with pytest.raises(UserError, match="ends too early"):
+        CHORDS.decode(ids[:4])
+    with pytest.raises(UserError, match="no chord"):
+        CHORDS.encode(Chords((Event(0, BAR, NO_CHORD),), end=BAR))
+
+
+def test_repeats_are_one_event_and_gaps_are_silence():
+    c, g = parse_symbol("C"), parse_symbol("G")
+    events = (Event(0, BAR, c), Event(BAR, BAR, c), Event(3 * BAR, BAR // 2, g))
+    content = CHORDS.decode(CHORDS.encode(Chords(events, end=6 * BAR)))
+    assert names(content) == ["C", "N.C.", "G", "N.C."]
+    assert onsets(content) == [0, 8, 12, 14]
+    assert content.end == 6 * BAR
+    short = CHORDS.decode(CHORDS.encode(Chords(events, end=4 * BAR)))
+    assert names(short) == ["C", "N.C.", "G"], "inside its last bar a chord goes on to the end"
+
+
+@given(contents(), st.integers(-12, 12))
+def test_shift_moves_every_chord(content, steps):
+    moved = CHORDS.shift(content, steps)
+    for before, after in zip(content.events, moved.events, strict=True):
+        assert after == Event(before.tick, before.duration, before.symbol.moved(steps))
+    assert CHORDS.shift(moved, -steps).events == content.events
+
+
+# --------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Am F C G", "| Am | F | C | G |"),
+        ("Am, F, C, G", "| Am | F | C | G |"),
+        ("Am F x2", "| Am | F | Am | F |"),
+        ("| C | Am F | G7 |", "| C | Am F | G7 |"),
+        ("C / / G", "| C | C | C | G |"),
+        ("|C . . G|%|", "| C . . G | C . . G |"),
+        ("3/4: G D Em C", "3/4: | G | D | Em | C |"),
+        ("3/4: G | 2/2 D A | 6/8: Em", "3/4: | G | 4/4: D A | 6/8: Em |"),
+        ("C | N.C. | C B♭/d", "| C | N.C. | C Bb/D |"),
+        (". C", "| . | C |"),
+    ],
+)
+def test_charts_are_read_and_shown(text, shown):
+    ids = CHORDS.encode(CHORDS.parse(text))
+    assert CHORDS.show(ids) == shown
+    assert np.array_equal(CHORDS.encode(CHORDS.parse(shown)), ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Am foo", "chords 'Am foo': 'foo' is no chord symbol (a chord begins with a capital letter A to G)"),
+        ("am F", "chords 'am F': 'am' is no chord symbol (did you mean 'Am'?)"),
+        ("N.C.", """chords 'N.C.': no chord in it (write them as in "Am F C G" or "3/4: | G | D7 G |")"""),
+        ("", "chords '': 0 bars (write 1 to 2,000)"),
+        ("C x999999999", "chords 'C x999999999': 999999999 bars (write 1 to 2,000)"),
+        ("5/7: C", "chords '5/7: C': '5/7' is no usable meter (for example 3/4, 4/4 or 6/8)"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(text, message):
+    with pytest.raises(UserError) as error:
+        CHORDS.parse(text)
+    assert str(error.value) == message
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"^nowhere\.mid: "):
+        CHORDS.parse("nowhere.mid")
+
+
+# -------------------------------------------------------------------------------------------------- files
+
+
+def track(title, *chords_in_time, program=0):
+    """Notes of (quarter, quarters, pitches ...) rows."""
+    rows = [(q * TICKS, n * TICKS, p) for q, n, *pitches in chords_in_time for p in pitches]
+    return Track(title, program, False, np.array(rows, dtype=np.int64).reshape(-1, 3))
+
+
+MELODY = track("", *[(q, 1, 72 + q % 5) for q in range(16)])
+
+
+def song_file(tmp_path, *tracks):
+    return _midi.write_tracks(tmp_path / "song.mid", tracks)
+
+
+def read_one(path, **options):
+    (item,) = chords.build(**options).read(path)
+    return item
+
+
+@given(content=contents())
+@settings(max_examples=20)
+def test_a_written_file_is_read_as_the_same_chords(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("chords") / "out.mid"
+    try:
+        ids = CHORDS.encode(content)
+    except UserError:
+        return
+    CHORDS.write(CHORDS.decode(ids), path, note="seed 1")
+    assert np.array_equal(CHORDS.encode(read_one(path).content), ids)
+
+
+def test_appended_chords_leave_the_melody_alone(tmp_path):
+    path = song_file(tmp_path, MELODY)
+    content = CHORDS.parse("C6/E Am7/C | Dm G7")
+    CHORDS.write(content, path, append=True)
+    song = _midi.load(path)
+    assert [t.name for t in song.tracks] == ["", "Chords"]
+    assert song.tracks[0].program != song.tracks[1].program
+    assert np.array_equal(song.tracks[0].notes, MELODY.notes)
+    assert names(read_one(path).content) == [*names(content), "N.C."], "the melody goes on alone"
+    assert names(read_one(path, track="Chords").content)[2:] == ["Dm", "G7"]
+
+
+def test_block_chords_are_named_with_their_inversions(tmp_path):
+    blocks = track("", (0, 4, 48, 52, 55), (4, 3, 47, 50, 55), (8, 4, 48, 52, 55), (12, 4, 48, 52, 55))
+    item = read_one(song_file(tmp_path, MELODY, blocks))
+    assert names(item.content) == ["C", "G/B", "C"]
+    assert onsets(item.content) == [0, 4, 8]
+    assert "track 2" in item.metadata["chords_track"]
+
+
+def test_a_bass_begins_its_chord_and_long_rests_are_silence():
+    oompah = track(
+        "", (0, 1, 36), (1, 2, 60, 64, 67), (3, 1, 43), (4, 2, 60, 64, 67), (13, 3, 55, 59, 62)
+    ).notes
+    changes = name_blocks(oompah, (Meter(0, 3, 4),))
+    assert [(t / TICKS, name(s)) for t, s in changes] == [(0, "C"), (4, "C"), (6, "N.C."), (13, "G")]
+
+
+def test_broken_chords_under_a_melody_are_inferred(tmp_path):
+    roots = [(48, 52, 55), (45, 48, 52), (41, 45, 48), (43, 47, 50)]
+    broken = [(4 * b + q, 1, chord[(0, 2, 1, 2)[q]]) for b, chord in enumerate(roots) for q in range(4)]
+    path = song_file(
+        tmp_path, MELODY, track("", *broken, *[(4 * b, 4, c[0] - 12) for b, c in enumerate(roots)])
+    )
+    item = read_one(path)
+    assert names(item.content) == ["C", "Am", "F", "G"]
+    assert onsets(item.content) == [0, 4, 8, 12]
+    assert item.metadata["chords_track"].startswith("inferred from track 2")
+    assert not list(chords.build(infer=False).read(path))
+
+
+def test_a_choir_implies_its_harmony(tmp_path):
+    parts = zip((72, 71, 72, 72), (67, 67, 69, 67), (64, 62, 65, 64), (48, 43, 53, 48), strict=True)
+    rows = [[(2 * i, 2, p) for p in chord] for i, chord in enumerate(parts)]
+    path = song_file(tmp_path, *[track(f"part {k}", *[row[k] for row in rows]) for k in range(4)])
+    item = read_one(path)
+    assert names(item.content) == ["C", "G", "F", "C"]
+    assert item.metadata["chords_track"] == "inferred from 4 voices"
+
+
+def test_silence_between_spans_of_harmony_is_heard():
+    notes = track("", (0, 8, 48, 52, 55), (24, 8, 55, 59, 62)).notes
+    changes = infer_changes(notes, (Meter(0),), 120.0)
+    assert [(t // BAR, name(s)) for t, s in changes if s != NO_CHORD] == [(0, "C"), (6, "G")]
+    assert NO_CHORD in [s for t, s in changes if 2 * BAR <= t < 6 * BAR]
+
+
+def test_a_lone_melody_holds_no_chords(tmp_path):
+    path = song_file(tmp_path, MELODY)
+    assert list(CHORDS.read(path)) == []
+    with pytest.raises(UserError, match="holds no chords"):
+        CHORDS.parse(str(path))
+    with pytest.raises(UserError, match="no track"):
+        list(chords.build(track=7).read(path))
+
+
+ABC = """X:1
+T:Two
+M:4/4
+L:1/4
+K:D
+A|"D"dfaf|"G"g2"A7"f2|"D"d4-|d3||
+
+X:2
+T:None
+M:4/4
+L:1/4
+K:D
+dfaf|
+
+X:3
+T:Odd
+M:3/4
+L:1/4
+K:G
+"G"gdB|"G12"g2d|"D/f+"d3|
+"""
+
+
+def test_abc_symbols_are_read_and_what_is_unreadable_is_counted(tmp_path):
+    path = tmp_path / "book.abc"
+    path.write_text(ABC)
+    first, third = CHORDS.read(path)
+    assert CHORDS.show(CHORDS.encode(first.content)) == "| . | D | G A7 | D | D |"
+    assert first.metadata["chords_track"] == "symbols"
+    assert CHORDS.describe(first.content) == {"chords": 4, "progression": "D G A7", "key": "D major"}
+    assert names(third.content) == ["G", "?", "D/F#"]
+    assert third.metadata["unknown_chords"] == 1
+
+
+def test_names_stand_above_the_notes():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.add_subplot()
+    CHORDS.draw(CHORDS.parse("C . | Am G"), axes)
+    assert [(t.get_text(), t.get_position()[0]) for t in axes.texts] == [("C", 0), ("Am", 4), ("G", 6)]
+    assert len(axes.lines) == 3

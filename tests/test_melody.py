@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.testing import check_tokenizer
+from multimodal_gpt.tokenizers import _remi, _songs, melody
+from multimodal_gpt.tokenizers._music import METERS, TICKS, Meter, align_meters, clean_meters
+
+NOTTINGHAM = Path(__file__).resolve().parents[2] / "shared" / "data" / "nottingham" / "midi"
+PLUGIN = melody.build()
+JIG = melody.Melody(
+    np.array([[120, 24, 69], [144, 48, 74], [192, 24, 73], [288, 400, 71]]), (Meter(0, 6, 8),)
+)
+
+
+def reference(steps: int = 12):
+    import miditok
+
+    config = miditok.TokenizerConfig(
+        pitch_range=(0, 127),
+        use_programs=False,
+        use_velocities=False,
+        use_time_signatures=True,
+        beat_res={(0, 4): steps, (4, 12): 4},
+        time_signature_range={d: list(n) for d, n in METERS.items()},
+        special_tokens=["PAD"],
+    )
+    return miditok.REMI(config)
+
+
+@pytest.fixture(scope="module", params=[12, 24])
+def remi(request):
+    return reference(request.param), melody.build(steps_per_beat=request.param)
+
+
+def score_of(content: melody.Melody):
+    from symusic import Note, Score, TimeSignature, Track
+
+    score = Score(TICKS)
+    score.tracks.append(Track(program=0))
+    for onset, duration, pitch in content.notes.tolist():
+        score.tracks[0].notes.append(Note(onset, duration, pitch, 90))
+    for m in content.meters:
+        score.time_signatures.append(TimeSignature(m.tick, m.numerator, m.denominator))
+    return score
+
+
+def miditok_ids(tokenizer, content: melody.Melody, plugin: melody.MelodyTokenizer) -> list[int]:
+    theirs = tokenizer.encode(score_of(content))[0].ids
+    ours = {m: i for i, m in enumerate(_remi.Layout(plugin.steps_per_beat).miditok_ids.tolist())}
+    return [ours[i] for i in theirs]
+
+
+def random_melody(seed: int, rough: bool) -> melody.Melody:
+    """Meter changes (also inside a bar), empty bars, pickups and long notes; on the grid unless `rough`."""
+    rng = np.random.default_rng(seed)
+    choices = [(n, d) for d, row in METERS.items() for n in row if d < 16 or rng.random() < 0.3]
+    signs = [(0, *choices[rng.integers(len(choices))])]
+    for _ in range(rng.integers(0, 4)):
+        signs.append((int(rng.integers(0, 3000)), *choices[rng.integers(len(choices))]))
+    step = 1 if rough else 12
+    gaps = rng.choice([8, 12, 24, 48, 96, 300, 1500], rng.integers(1, 30)) + rough * rng.integers(0, 8)
+    onsets = np.cumsum(gaps) // step * step
+    onsets = np.unique(onsets) - rng.integers(0, 2) * onsets[0]
+    durations = rng.integers(1, 900, len(onsets))
+    # A long note is rounded to a quarter of a beat: leave it the room, so that MidiTok's line stays a line.
+    room = np.maximum(1, np.append(np.diff(onsets), 10**6) - 26)
+    notes = np.column_stack([onsets, np.minimum(durations, room), rng.integers(0, 128, len(onsets))])
+    last = int(onsets[-1])
+    meters = tuple(m for m in align_meters(clean_meters(signs)) if m.tick <= last)
+    return melody.Melody(notes, meters)
+
+
+def test_vocabulary_is_miditoks_without_padding_and_drums(remi):
+    tokenizer, plugin = remi
+    names = {i: name for name, i in tokenizer.vocab.items()}
+    ids = _remi.Layout(plugin.steps_per_beat).miditok_ids
+    assert len(ids) == plugin.size == len(set(ids.tolist()))
+    left_out = set(names) - set(ids.tolist())
+    assert {names[i].split("_")[0] for i in left_out} == {"PAD", "PitchDrum"}
+    layout = _remi.Layout(plugin.steps_per_beat)
+    expected = {0: "Bar_None", layout.pitch + 60: "Pitch_60", layout.position + 7: "Position_7"}
+    expected |= {layout.duration: f"Duration_0.1.{layout.steps}", layout.position - 1: "Duration_12.0.4"}
+    numerator, denominator = layout.meters[-1]
+    expected |= {plugin.size - 1: f"TimeSig_{numerator}/{denominator}"}
+    assert {i: names[ids[i]] for i in expected} == expected
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_ids_are_miditoks(remi, rough):
+    tokenizer, plugin = remi
+    compared = 0
+    for seed in range(150):
+        content = random_melody(seed, rough)
+        grid = _remi.quantise(content.notes, content.meters, plugin.steps_per_beat)
+        if len(grid.notes) < len(content.notes):
+            continue  # two notes on one position: MidiTok keeps both
+        compared += 1
+        assert plugin.encode(content).tolist() == miditok_ids(tokenizer, content, plugin), seed
+    assert compared > 100
+
+
+def test_ids_of_decoded_walks_are_miditoks(remi):
+    tokenizer, plugin = remi
+    for seed in range(40):
+        walk = plugin.grammar().random_walk(np.random.default_rng(seed), 60)
+        content = plugin.decode(plugin.encode(plugin.decode(walk)))
+        assert plugin.encode(content).tolist() == miditok_ids(tokenizer, content, plugin), seed
+
+
+def test_decodes_as_miditok_decodes(remi):
+    from miditok import TokSequence
+
+    tokenizer, plugin = remi
+    for seed in range(100):
+        ids = plugin.encode(random_melody(seed, rough=False))
+        theirs = tokenizer.decode(
+            [TokSequence(ids=_remi.Layout(plugin.steps_per_beat).miditok_ids[ids].tolist())]
+        )
+        fields = theirs.tracks[0].notes.numpy()
+        got = np.stack([fields["time"], fields["duration"], fields["pitch"]], axis=1).astype(np.int64)
+        got[:, :2] = got[:, :2] * TICKS // theirs.ticks_per_quarter
+        content = plugin.decode(ids)
+        assert content.notes.tolist() == got.tolist()
+        signs = [(m.time * TICKS // theirs.tpq, m.numerator, m.denominator) for m in theirs.time_signatures]
+        assert content.meters == clean_meters(signs)
+
+
+@pytest.mark.skipif(not NOTTINGHAM.is_dir(), reason="the Nottingham files are not here")
+def test_nottingham_ids_are_miditoks():
+    tokenizer = reference()
+    for path in sorted(NOTTINGHAM.glob("valid/*.mid")):
+        (item,) = PLUGIN.read(path)
+        quantised = PLUGIN.decode(PLUGIN.encode(item.content))
+        assert PLUGIN.encode(item.content).tolist() == miditok_ids(tokenizer, quantised, PLUGIN)
+        if len(quantised.notes) == len(item.content.notes):
+            assert PLUGIN.encode(item.content).tolist() == miditok_ids(tokenizer, item.content, PLUGIN)
+
+
+def test_conformance():
+    check_tokenizer(PLUGIN, samples=[JIG, *(random_melody(seed, True) for seed in range(5))])
+    check_tokenizer(melody.build(steps_per_beat=24))
+
+
+notes = st.lists(
+    st.tuples(st.integers(0, 5000), st.integers(1, 3000), st.integers(0, 127)), min_size=1, max_size=40
+)
+signs = st.lists(
+    st.tuples(st.integers(0, 4000), st.integers(0, 20), st.sampled_from([1, 2, 3, 4, 8, 16, 32]))
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(notes, signs, st.sampled_from([12, 24]))
+def test_anything_becomes_a_legal_line(rows, written, steps):
+    plugin = melody.build(steps_per_beat=steps)
+    content = melody.Melody(np.array(rows), clean_meters(written))
+    ids = plugin.encode(content)
+    assert plugin.grammar().accepts(ids)
+    line = plugin.decode(ids).notes
+    assert (np.diff(line[:, 0]) > 0).all() and (line[1:, 0] >= (line[:, 0] + line[:, 1])[:-1]).all()
+    assert np.array_equal(plugin.encode(plugin.decode(ids)), ids)
+    assert set(line[:, 2].tolist()) <= {p for _, _, p in rows}
+
+
+def test_encode_is_what_it_says():
+    assert PLUGIN.show(PLUGIN.encode(JIG)) == "| 6/8 @2.5 A4 0.5 | @0 D5 1 @1 C#5 0.5 | @0 B4 6"
+    assert PLUGIN.clock(PLUGIN.encode(JIG)).tolist() == [
+        0,
+        0,
+        2.5,
+        2.5,
+        2.5,
+        3,
+        3,
+        3,
+        3,
+        3,
+        4,
+        4,
+        4,
+        6,
+        6,
+        6,
+        6,
+        6,
+    ]
+    assert PLUGIN.cuts(PLUGIN.encode(JIG)).tolist() == [0, 5, 13]
+
+
+def test_one_note_at_a_time():
+    chord = melody.Melody(np.array([[0, 96, 60], [0, 48, 67], [24, 24, 64]]))
+    assert PLUGIN.decode(PLUGIN.encode(chord)).notes.tolist() == [[0, 24, 67], [24, 24, 64]]
+
+
+def test_describe_draw_and_shift():
+    assert PLUGIN.describe(JIG) == {
+        "key": "B minor",
+        "meter": "6/8",
+        "tempo": 120,
+        "bars": 5,
+        "notes": 4,
+        "lowest": "A4",
+        "highest": "D5",
+    }
+    higher = PLUGIN.shift(melody.Melody(JIG.notes, JIG.meters, signature=(2, False)), 3)
+    assert higher.signature == (-1, False) and higher.notes[0, 2] == 72
+    assert PLUGIN.shift(JIG, 60) is None
+    import matplotlib.figure
+
+    axes = matplotlib.figure.Figure().subplots()
+    PLUGIN.draw(JIG, axes)
+    first = axes.patches[0]
+    assert (first.get_x(), first.get_width(), first.get_y() + first.get_height() / 2) == (2.5, 0.5, 69)
+
+
+def test_parse_note_names(tmp_path):
+    typed = PLUGIN.parse("C4 D | Eb4:2 r G#5:1/2")
+    assert typed.notes.tolist() == [[0, 48, 60], [48, 48, 62], [96, 96, 63], [240, 24, 80]]
+    path = PLUGIN.write(typed, tmp_path / "typed.mid")
+    assert PLUGIN.parse(str(path)).notes.tolist() == typed.notes.tolist()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("C4 H4", "'H4' is no note (write notes like 'C4 D4 E4:2 r G4' "),
+        ("C4:0", "'C4:0' is no note"),
+        ("r r", "no notes"),
+        ("missing.mid", "missing.mid: no such file"),
+    ],
+)
+def test_parse_says_what_is_wrong(typed, message):
+    with pytest.raises(UserError) as error:
+        PLUGIN.parse(typed)
+    assert str(error.value).startswith(message)
+
+
+def test_reads_back_what_it_wrote(tmp_path):
+    content = melody.Melody(JIG.notes, JIG.meters, 90.0, (2, False))
+    (item,) = PLUGIN.read(PLUGIN.write(content, tmp_path / "jig.mid"))
+    assert (item.key, item.metadata) == ("", {"melody_track": "track 1 'Melody': its name"})
+    got = item.content
+    assert got.notes.tolist() == content.notes.tolist()
+    assert (got.meters, got.tempo, got.signature) == (content.meters, 90.0, (2, False))
+
+
+def test_a_broken_tune_is_an_item(tmp_path):
+    book = tmp_path / "book.abc"
+    book.write_text("X:1\nT:Good\nM:4/4\nL:1/4\nK:G\nGABc|d4|\n\nX:2\nT:No key\n\nX:3\nT:Silent\nK:C\n\n")
+    items = list(PLUGIN.read(book))
+    assert [item.key for item in items] == ["1", "2"]
+    assert items[0].metadata["title"] == "Good"
+    assert isinstance(items[1].content, UserError)
+    with pytest.raises(UserError, match="has no K: line"):
+        PLUGIN.encode(items[1].content)
+
+
+def test_a_track_can_be_asked_for(tmp_path):
+    path = PLUGIN.write(JIG, tmp_path / "two.mid")
+    low = melody.Melody(JIG.notes - [0, 0, 24], JIG.meters, name="Cello")
+    PLUGIN.write(low, path, append=True)
+    for asked in ("cello", 2, "2"):
+        (item,) = melody.build(track=asked).read(path)
+        assert item.content.notes.tolist() == low.notes.tolist()
+    (item,) = melody.build(track="oboe").read(path)
+    assert "no track 'oboe' (tracks: track 1 'Melody', track 2 'Cello')" in str(item.content)
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"), [({"steps_per_beat": 8}, "12 or 24"), ({"tokenization": "x"}, "remi")]
+)
+def test_build_refuses(options, fix):
+    with pytest.raises(UserError, match=fix):
+        melody.build(**options)
+
+
+def test_needs_neither_torch_nor_miditok():
+    code = (
+        "import sys, numpy as np\n"
+        "from multimodal_gpt.tokenizers import melody\n"
+        "plugin = melody.build()\n"
+        "plugin.decode(plugin.encode(plugin.parse('C4 D4')))\n"
+        "print([m for m in ('torch', 'miditok', 'music21', 'symusic', 'mido') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_songs_refuses_other_files(tmp_path):
+    with pytest.raises(UserError, match=r"[Nn]o such file"):
+        _songs.songs(tmp_path / "none.mid")
+    odd = tmp_path / "tune.mdi"
+    odd.write_bytes(b"")
+    with pytest.raises(UserError, match="did you mean"):
+        _songs.songs(odd)

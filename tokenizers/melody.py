@@ -1,0 +1,263 @@
+"""Melody: one line of notes in MidiTok's REMI tokens, read from MIDI, ABC and MusicXML.
+
+Which track is the melody is decided by `_roles.choose_roles` and told in an item's metadata
+("melody_track").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimodal_gpt.errors import UserError, nearest
+from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.stream.tokenizer import Item
+from multimodal_gpt.tokenizers import _midi, _remi, _roles, _songs
+from multimodal_gpt.tokenizers._music import (
+    TICKS,
+    Meter,
+    Signature,
+    Song,
+    Track,
+    bar_lines,
+    find_key,
+    key_name,
+    note_name,
+    one_line,
+    parse_note,
+    shift_signature,
+    sort_notes,
+)
+
+_HOW = "write notes like 'C4 D4 E4:2 r G4' (:2 = two quarter notes, r = rest), or name a music file"
+_LONGEST = 400  # quarter notes of one note typed by hand
+
+
+@dataclass(frozen=True, eq=False)
+class Melody:
+    """A line of notes.
+
+    Args:
+        notes: (N, 3) int64 onset, duration (ticks of 1/48 quarter note), pitch; sorted.
+        meters: the first at tick 0.
+        tempo: quarter notes per minute. Not in the ids: 120 after decoding.
+        signature: (sharps, is minor) or None. Not in the ids: None after decoding.
+        name, program: of the track that is written.
+    """
+
+    notes: np.ndarray
+    meters: tuple[Meter, ...] = (Meter(0),)
+    tempo: float = 120.0
+    signature: Signature | None = None
+    name: str = "Melody"
+    program: int = 73  # flute
+
+    @property
+    def key(self) -> Signature:
+        """The signature, or the likeliest key where there is none."""
+        return find_key(self.notes) if self.signature is None else self.signature
+
+
+@dataclass(frozen=True)
+class MelodyTokenizer:
+    """The plugin; see `build` for its options."""
+
+    steps_per_beat: int = 12
+    track: str | int | None = None
+
+    suffixes = _songs.SUFFIXES
+    unit = "note"
+
+    @property
+    def size(self) -> int:
+        """Number of local ids."""
+        return _remi.Layout(self.steps_per_beat).size
+
+    def read(self, path: Path) -> Iterator[Item]:
+        """Melodies of a music file. An Item whose content is a UserError is a piece that is there
+        but can't be read.
+
+        Raises UserError where the file as a whole can't be read.
+        """
+        for key, song in _songs.songs(Path(path)):
+            if isinstance(song, UserError):
+                yield Item(key, song)
+                continue
+            try:
+                found = self._find(song)
+            except UserError as error:
+                yield Item(key, error.within(path))
+                continue
+            if found is not None:
+                yield Item(key, found[0], {**song.metadata, "melody_track": found[1]})
+
+    def _find(self, song: Song) -> tuple[Melody, str] | None:
+        if self.track is None:
+            roles = _roles.choose_roles(song)
+            index, why = roles.melody, roles.why["melody"]
+        else:
+            index = _roles.find_track(song, self.track)
+            why = f"track {index + 1} {song.tracks[index].name!r}: asked for"
+        if index is None or not len(song.tracks[index].notes):
+            return None
+        notes = _roles.melody_notes(song.tracks[index])
+        return Melody(notes, song.meters, song.tempo, song.signature), why
+
+    def write(self, content: Melody, path: Path, *, append: bool = False, note: str = "") -> Path:
+        """Write a MIDI file or add a track to one, the reverse of `read`. Lost: what the MIDI file
+        can't be told
+        twice, when appending: tempo, meters and key stay those of the file.
+        """
+        return _midi.write_tracks(
+            path,
+            [Track(content.name, content.program, False, content.notes)],
+            meters=content.meters,
+            tempo=content.tempo,
+            signature=content.signature,
+            note=note,
+            append=append,
+        )
+
+    def parse(self, text: str) -> Melody:
+        """Melody of note names ("C4 D4 E4:2 r G4", in 4/4, a quarter each) or of the first piece in
+        a music file.
+        """
+        words = text.split()
+        path = _existing(text.strip())
+        if path is None and words and Path(words[-1]).suffix.lower() in self.suffixes:
+            raise UserError("no such file", text.strip())
+        if path is None:
+            return Melody(_typed_notes(words))
+        for item in self.read(path):
+            if isinstance(item.content, UserError):
+                raise item.content
+            return item.content  # type: ignore[no-any-return]
+        raise UserError("holds no melody", path)
+
+    def encode(self, content: Melody) -> np.ndarray:
+        """(T,) int32 ids; onsets and durations go to the grid, chords to their highest note. Lost:
+        tempo, key signature, rests after the last note. Raises UserError where there is no note.
+        """
+        if isinstance(content, UserError):
+            raise content
+        if not len(content.notes):
+            raise UserError("the melody has no notes", fix=_HOW)
+        return _remi.encode(content.notes, content.meters, self.steps_per_beat)
+
+    def decode(self, ids: np.ndarray) -> Melody:
+        """Melody of legal ids, the reverse of `encode`. A note that reaches over the next one is
+        cut there, so ids that `encode` would not write so are a fixed point only from the second
+        time on.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        grammar = self.grammar()
+        if not grammar.final[grammar.walk(ids)]:
+            raise UserError("the melody breaks off before its first note or inside one")
+        return Melody(*_remi.decode(ids, self.steps_per_beat))
+
+    def grammar(self) -> Grammar:
+        """What may follow what: see `_remi.grammar`."""
+        return _remi.grammar(self.steps_per_beat)
+
+    def clock(self, ids: np.ndarray) -> np.ndarray:
+        """(T,) float32 quarter notes; see `_remi.clock`."""
+        return _remi.clock(ids, self.steps_per_beat)
+
+    def cuts(self, ids: np.ndarray) -> np.ndarray:
+        """(B,) int64 indexes of the Bar tokens."""
+        return np.flatnonzero(np.asarray(ids) == _remi.Layout.bar).astype(np.int64)
+
+    def units(self, content: Melody) -> int:
+        """Number of notes."""
+        return len(one_line(content.notes))
+
+    def describe(self, content: Melody) -> dict[str, Any]:
+        """Key, meter (of most bars), tempo, number of bars and notes, lowest and highest note."""
+        onset, duration, pitch = content.notes.T
+        _, written = bar_lines(content.meters, int((onset + duration).max()))
+        meters, bars = np.unique(written, axis=0, return_counts=True)
+        numerator, denominator = meters[np.argmax(bars)].tolist()
+        flats = content.key[0] < 0
+        return {
+            "key": key_name(content.key),
+            "meter": f"{numerator}/{denominator}",
+            "tempo": round(content.tempo),
+            "bars": len(written),
+            "notes": self.units(content),
+            "lowest": note_name(int(pitch.min()), flats),
+            "highest": note_name(int(pitch.max()), flats),
+        }
+
+    def show(self, ids: np.ndarray) -> str:
+        """One line for a human: bar lines, meters where they change, then position, note and
+        duration in quarters.
+        """
+        return " ".join(_remi.words(np.asarray(ids), self.steps_per_beat))
+
+    def shift(self, content: Melody, steps: int) -> Melody | None:
+        """The melody moved by semitones, None where a note would leave MIDI's range."""
+        notes = content.notes + np.array([0, 0, steps])
+        if notes[:, 2].min() < 0 or notes[:, 2].max() > 127:
+            return None
+        return replace(content, notes=notes, signature=shift_signature(content.signature, steps))
+
+    def draw(self, content: Melody, axes: Any) -> None:
+        """Piano roll on a matplotlib axes: quarter notes along x, pitch along y."""
+        onset, duration, pitch = content.notes.T
+        axes.barh(pitch, duration / TICKS, left=onset / TICKS, height=0.8, color="tab:blue")
+        shown = np.arange(pitch.min(), pitch.max() + 1)
+        axes.set_yticks(shown[:: 1 + len(shown) // 16])
+        axes.set_yticklabels([note_name(int(p), content.key[0] < 0) for p in axes.get_yticks()])
+
+
+def _existing(text: str) -> Path | None:
+    try:
+        return Path(text) if text and Path(text).is_file() else None
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        return None
+
+
+def _typed_notes(words: list[str]) -> np.ndarray:
+    """(N, 3) notes of words like C4, E4:2 and r. Raises UserError at the first that is none."""
+    notes, now = [], 0
+    for word in words:
+        if word == "|":
+            continue
+        name, _, beats = word.partition(":")
+        pitch = parse_note(name)
+        try:
+            ticks = round(Fraction(beats or "1") * TICKS)
+        except (ValueError, ZeroDivisionError):
+            ticks = 0
+        if (pitch is None and name.lower() not in ("r", "z")) or not 0 < ticks <= _LONGEST * TICKS:
+            raise UserError(f"{word!r} is no note", fix=_HOW)
+        if pitch is not None:
+            notes.append((now, ticks, pitch))
+        now += ticks
+    if not notes:
+        raise UserError("no notes", fix=_HOW)
+    return sort_notes(np.array(notes))
+
+
+def build(
+    steps_per_beat: int = 12, track: str | int | None = None, tokenization: str = "remi"
+) -> MelodyTokenizer:
+    """The plugin.
+
+    Args:
+        steps_per_beat: grid steps in a beat (the meter's denominator). 12 keeps sixteenths and
+            triplets but loses thirty-second notes in x/4; 24 keeps them, with 1.5 times the ids.
+        track: take this track of every file, by name or by number from 1, instead of the
+            automatic choice.
+        tokenization: "remi" is the only one.
+    """
+    if steps_per_beat not in (12, 24):
+        raise UserError(f"steps_per_beat is {steps_per_beat}", "melody", "it can be 12 or 24")
+    if tokenization != "remi":
+        raise UserError(f"unknown tokenization {tokenization!r}", "melody", nearest(tokenization, ["remi"]))
+    return MelodyTokenizer(steps_per_beat, track)
