@@ -22,9 +22,17 @@ def read_text(path: Path) -> str:
         what = f"is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
         fix = "save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
         raise UserError(what, path, fix) from None
-    except OSError as error:
-        raise UserError(f"can't be read: {error.strerror}", path) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise UserError(f"can't be read: {getattr(error, 'strerror', error)}", path) from error
     return text.removeprefix(BOM)
+
+
+def is_file(name: str) -> bool:
+    """Whether what a user typed names a file; False for words that no file system would take as a name."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -4,18 +4,19 @@ A plain part of a stream is `<tag> ids <end>`. An interleaved part is `<mix>`, t
 by time, each announced by its tag, then one `<end>`. A hole takes chunks out of one modality and gives them at the end,
 after `<fill>`, so that the model learns to fill a gap with both sides known (Bavarian et al. 2022, fill in the middle).
 
-    <doc> <text> ... <end> <mix> <chords> bar 1 <melody> bar 1 <chords> bar 2 <melody> bar 2 <end> <eod>
+    <doc> <a> ... <end> <mix> <b> bar 1 <c> bar 1 <b> bar 2 <c> bar 2 <end> <eod>
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from multimodal_gpt.errors import UserError, nearest
-from multimodal_gpt.stream.vocabulary import DOC, END, EOD, FILL, HOLE, MIX, Encoded, Vocabulary
+from multimodal_gpt.stream.vocabulary import DOC, END, EOD, FILL, HOLE, MIX, Encoded, Range, Vocabulary
 
 Part = tuple[str, ...]
 """Modalities of one part: one name = plain, several = interleaved, earlier names first at equal times."""
@@ -61,16 +62,25 @@ class Layout:
     gap: Gap | None = None
 
 
+class Ranged(Protocol):
+    """What laying out a stream needs of a vocabulary: light enough to be sent to a worker process."""
+
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """Where the ids of each modality lie."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Global ids (T,) int32, and the clock (T,) float32 in quarter notes: 0 where a token has no time."""
+    """Global ids (T,) int32, and the clock (T,) float32 in quarter notes: 0 for specials, tags and timeless ids."""
 
     ids: np.ndarray
     clock: np.ndarray
 
 
 def parse_order(order: Sequence[str], known: Sequence[str]) -> tuple[Part, ...]:
-    """`["text", "chords+melody"]` -> `(("text",), ("chords", "melody"))`. Raises UserError on unknown or double names."""
+    """`["a", "b+c"]` -> `(("a",), ("b", "c"))`. Raises UserError on unknown or double names."""
     parts = tuple(tuple(name.strip() for name in item.split("+")) for item in order)
     names = [name for part in parts for name in part]
     for name in names:
@@ -146,7 +156,7 @@ def crop(segments: Mapping[str, Encoded], start: float, stop: float) -> dict[str
     return cropped
 
 
-def to_stream(vocabulary: Vocabulary, segments: Mapping[str, Encoded], layout: Layout) -> Stream:
+def to_stream(vocabulary: Ranged, segments: Mapping[str, Encoded], layout: Layout) -> Stream:
     """The token stream of a document, `<doc> ... <eod>`; the reverse is `from_stream`."""
     writer = _Writer(vocabulary)
     writer.special(DOC)
@@ -163,14 +173,14 @@ def to_stream(vocabulary: Vocabulary, segments: Mapping[str, Encoded], layout: L
 class _Writer:
     """Collects pieces of ids and clock; one instance per stream."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Ranged) -> None:
         self.ranges = vocabulary.ranges
         self.ids: list[np.ndarray] = []
         self.clock: list[np.ndarray] = []
 
-    def special(self, token: int, time: float = 0.0) -> None:
+    def special(self, token: int) -> None:
         self.ids.append(np.array([token], dtype=np.int32))
-        self.clock.append(np.array([time], dtype=np.float32))
+        self.clock.append(np.zeros(1, dtype=np.float32))
 
     def chunks(self, segment: Encoded, start: int, stop: int) -> None:
         first, last = segment.edges[start], segment.edges[stop]
@@ -186,16 +196,16 @@ class _Writer:
             self.chunks(segment, 0, count)
             return
         self.chunks(segment, 0, gap.start)
-        self.special(HOLE, segment.times[gap.start])
+        self.special(HOLE)
         self.chunks(segment, gap.stop, count)
 
     def mixed(self, part: Sequence[Encoded], gap: Gap | None) -> None:
         self.special(MIX)
-        for index, chunk, time in merge_chunks([s.times for s in part]):
+        for index, chunk, _ in merge_chunks([s.times for s in part]):
             segment = part[index]
-            self.special(self.ranges[segment.modality].tag, time)
+            self.special(self.ranges[segment.modality].tag)
             if gap is not None and gap.modality == segment.modality and gap.start <= chunk < gap.stop:
-                self.special(HOLE, time)
+                self.special(HOLE)
             else:
                 self.chunks(segment, chunk, chunk + 1)
 
@@ -205,9 +215,9 @@ class _Writer:
             return
         mixed = any(len(p) > 1 and gap.modality in p for p in layout.order)
         tag = self.ranges[gap.modality].tag
-        self.special(FILL, segment.times[gap.start])
+        self.special(FILL)
         for start in range(gap.start, gap.stop) if mixed else [gap.start]:
-            self.special(tag, segment.times[start])
+            self.special(tag)
             self.chunks(segment, start, start + 1 if mixed else gap.stop)
         self.special(END)
 

@@ -102,7 +102,13 @@ def fit(modality: Modality, contents: Any, folder: Path) -> Modality:
     module = load_module(modality.plugin)
     if not hasattr(module, "fit"):
         return modality
-    options = module.fit(contents, folder, **modality.options)
+    where = f"tokenizers.{modality.name}"
+    try:
+        options = module.fit(contents, folder, **modality.options)
+    except UserError as error:
+        raise error.within(where) from error
+    except TypeError as error:
+        raise UserError(f"wrong options for plugin '{modality.plugin}': {error}", where) from error
     return Modality(modality.name, modality.plugin, options)
 
 

@@ -6,9 +6,12 @@ training. Some things are optional and looked up by name:
 - on the tokenizer: `shift(content, steps)`, the same content moved by the modality's own symmetry, None where the
   move is impossible; `draw(content, axes)`, which draws onto a matplotlib axes with time in quarter notes along x; and
   `compose(metadata) -> content | None`, content made from what is known about a document that lacks this modality;
-- in the module: `fit(contents, folder, **options) -> dict`, called once before `build` when shards are prepared. It
-  learns from the training contents, writes what it learnt as files into `folder` and returns the options with which
-  `build` makes the final tokenizer; a file is named in them as `"file:NAME"`.
+- in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from the
+  training contents, writes what it learnt as files into `folder` and returns the options with which `build` makes the
+  tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents, for a tokenizer that only
+  has to read, parse, describe and compose, and then with those of the training documents; and
+- in the module: `corpus(name) -> Sequence[Path] | None`, the files of a named corpus; None or UserError where the
+  name is unknown.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Tokenizer(Protocol):
     suffixes: tuple[str, ...]
     """Suffixes of the files it reads, lower case, with the dot; the first is the one it writes."""
     unit: str
-    """What `units` counts: "character", "note", "chord"."""
+    """What `units` counts, in the singular: "character", "note"."""
 
     def read(self, path: Path) -> Iterator[Item]:
         """Pieces in a file; nothing yielded = the file holds none of this modality.

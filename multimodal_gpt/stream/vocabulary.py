@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from multimodal_gpt.files import write_text
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.tokenizer import Tokenizer
+from multimodal_gpt.versions import installed
 
 PAD, DOC, EOD, END, MIX, HOLE, FILL = range(7)
 SPECIALS = ("<pad>", "<doc>", "<eod>", "<end>", "<mix>", "<hole>", "<fill>", *(f"<reserved{i}>" for i in range(7, 16)))
 TABLE_MULTIPLE = 64
 FILE_NAME = "vocabulary.json"
-LIBRARIES = ("multimodal-gpt", "miditok", "tiktoken", "numpy")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Encoded:
     cuts: np.ndarray
     units: int
 
-    @property
+    @cached_property
     def edges(self) -> np.ndarray:
         """(C + 1,) chunk borders: chunk i is ids[edges[i]:edges[i + 1]]; the whole segment where nothing may be cut."""
         inner = self.cuts[self.cuts > 0]
         return np.concatenate(([0], inner, [len(self.ids)])).astype(np.int64)
 
-    @property
+    @cached_property
     def times(self) -> np.ndarray:
         """(C,) float64: time at which each chunk begins; 0 for a timeless segment."""
         starts = self.edges[:-1]
@@ -183,7 +183,7 @@ class Vocabulary:
             "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
             "content": content,
             "plugin_files": {m.name: m.plugin for m in self.modalities if m.is_file},
-            "libraries": {name: _version(name) for name in LIBRARIES},
+            "libraries": installed(),
         }
 
     def _entry(self, modality: Modality) -> dict[str, Any]:
@@ -215,7 +215,8 @@ class Vocabulary:
                 source = (self.folder or Path()) / name
                 if source.resolve() != (folder / name).resolve():
                     shutil.copyfile(source, folder / name)
-        return write_text(folder / FILE_NAME, json.dumps(self.manifest(), indent=1, sort_keys=True) + "\n")
+        # Keys stay as they are: the order of a plugin's options may decide what its ids mean.
+        return write_text(folder / FILE_NAME, json.dumps(self.manifest(), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path, trusted: Mapping[str, str] | None = None) -> Vocabulary:
@@ -275,10 +276,3 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:12] + "..."
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

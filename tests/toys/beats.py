@@ -50,9 +50,7 @@ class Beats:
     def encode(self, content: Bars) -> np.ndarray:
         if not any(content):
             raise UserError("there is no hit in these bars")
-        return np.array(
-            [t for bar in content for t in (BAR, *(1 + p for p in bar))], dtype=np.int32
-        )
+        return np.array([t for bar in content for t in (BAR, *(1 + p for p in bar))], dtype=np.int32)
 
     def decode(self, ids: np.ndarray) -> Bars:
         if not self._grammar.accepts(ids):

@@ -1,0 +1,133 @@
+"""How many bits a segment costs a model, whole and tokenizer-free, alone or knowing other segments.
+
+Only the target's own tokens are charged, every one of them: its ids and the token that closes each of its chunks.
+What the stream gives (other modalities, tags) is not predicted: the softmax runs over the target's ids and the closing
+tokens alone. Bits divided by units (notes, chords, characters) do not depend on the tokenization.
+
+Letters: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.model.gpt import GPT
+from multimodal_gpt.stream.arrangement import Layout, Part, crop, stream_length, to_stream
+from multimodal_gpt.stream.vocabulary import END, Encoded, Vocabulary
+
+LN2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Chunks beginning in [start, stop) quarter notes are seen, those from `charged` on are scored."""
+
+    start: float
+    charged: float
+    stop: float
+
+
+@torch.no_grad()
+def segment_bits(
+    net: GPT, vocabulary: Vocabulary, segments: Mapping[str, Encoded], order: Sequence[Part], target: str
+) -> float:
+    """Bits of the whole target segment in a stream laid out by `order`.
+
+    A piece longer than the model's context is scored through windows that overlap by half, each token once.
+    Raises UserError where not even one chunk of the target fits the context.
+    """
+    parts = tuple(tuple(n for n in part if n in segments) for part in order)
+    layout = Layout(tuple(p for p in parts if p))
+    total = 0.0
+    for window in _windows(segments, layout, target, net.config.context):
+        seen = segments if np.isinf(window.start) else crop(segments, window.start, window.stop)
+        if target in seen:
+            total += _window_bits(net, vocabulary, seen, layout, target, window)
+    return total
+
+
+def _window_bits(
+    net: GPT, vocabulary: Vocabulary, seen: Mapping[str, Encoded], layout: Layout, target: str, window: Window
+) -> float:
+    present = Layout(tuple(q for p in layout.order if (q := tuple(n for n in p if n in seen))))
+    stream = to_stream(vocabulary, seen, present)
+    device = next(net.parameters()).device
+    ids = torch.from_numpy(stream.ids.astype(np.int64)).to(device)
+    position = torch.arange(len(ids), device=device)
+    clock = torch.from_numpy(stream.clock).to(device)
+    logits = net.logits(net(ids[None], position[None], clock=clock[None]))[0]  # (T, V)
+    own, closing = charged_tokens(vocabulary, stream.ids, target)
+    if np.isfinite(window.stop):  # the piece goes on: its end is not here
+        closing &= stream.ids != END
+    times = stream.clock.astype(np.float64) + (0.0 if np.isinf(window.start) else window.start)
+    times[1:] = np.where(closing[1:], times[:-1], times[1:])
+    charged = (own | closing) & (times >= window.charged - 1e-4)
+    places = torch.from_numpy(np.flatnonzero(charged)).to(device)
+    allowed = torch.full((logits.shape[-1],), float("-inf"), device=device)
+    allowed[torch.from_numpy(answer_ids(vocabulary, target)).to(device)] = 0.0
+    scores = torch.log_softmax(logits[places - 1].double() + allowed, dim=-1)
+    return float(-scores.gather(1, ids[places, None]).sum() / LN2)
+
+
+def charged_tokens(vocabulary: Vocabulary, ids: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two (T,) bool: the target's own ids, and the token right after each run of them, which closes a chunk."""
+    place = vocabulary.range(target)
+    own = (ids >= place.first) & (ids < place.stop)
+    closing = np.zeros_like(own)
+    closing[1:] = own[:-1] & ~own[1:]
+    return own, closing
+
+
+def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
+    """Global ids that may answer at a charged place: the target's own, `<end>`, and every tag (a change of turns)."""
+    place = vocabulary.range(target)
+    tags = [r.tag for r in vocabulary.ranges.values()]
+    return np.array([END, *tags, *range(place.first, place.stop)], dtype=np.int64)
+
+
+def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:
+    lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in segments.items()}
+    if stream_length(lengths, layout) <= context:
+        return [Window(-np.inf, -np.inf, np.inf)]
+    times = segments[target].times
+    windows: list[Window] = []
+    done = 0
+    while done < len(times):
+        first = _earliest(segments, layout, times, done, context)
+        last = _latest(segments, layout, times, first, context)
+        if last <= done:
+            raise UserError(f"a chunk of '{target}' and its context need more than {context} tokens", "likelihood")
+        stop = times[last] if last < len(times) else np.inf
+        windows.append(Window(times[first] if done else 0.0, times[done] if done else -np.inf, stop))
+        done = last
+    return windows
+
+
+def _latest(segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, first: int, context: int) -> int:
+    """One past the last chunk such that chunks first .. last - 1 fit the context."""
+    low, high = first, len(times)
+    while low < high:
+        middle = (low + high + 1) // 2
+        stop = times[middle] if middle < len(times) else np.inf
+        low, high = (middle, high) if _fits(segments, layout, times[first], stop, context) else (low, middle - 1)
+    return low
+
+
+def _earliest(segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, done: int, context: int) -> int:
+    """First chunk of the window that scores from `done` on: as far back as half the context allows."""
+    first = done
+    while first > 0 and _fits(segments, layout, times[first - 1], times[done], context // 2):
+        first -= 1
+    return first
+
+
+def _fits(segments: Mapping[str, Encoded], layout: Layout, start: float, stop: float, context: int) -> bool:
+    seen = crop(segments, start, stop)
+    lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in seen.items()}
+    present = Layout(tuple(q for p in layout.order if (q := tuple(n for n in p if n in seen))))
+    return stream_length(lengths, present) <= context

@@ -1,0 +1,215 @@
+"""The model: a decoder shaped like Qwen3 (RMSNorm, rotary, QK-norm, grouped heads, SwiGLU, tied table).
+
+B batch, T tokens, D width, H heads, V vocabulary (table rows).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.model.attention import Attention, Memory, document_mask
+from multimodal_gpt.model.cache import KVCache
+from multimodal_gpt.model.norm import RMSNorm
+from multimodal_gpt.model.rotary import Turn, clock_numbers, turn_by, wave_numbers
+from multimodal_gpt.recipe.schema import ModelRecipe
+
+IGNORE = -100
+"""A target that counts for nothing: padding, and the last token of every document."""
+MLP_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Everything that decides the shape of the weights.
+
+    `context` is the longest row in training, tokens; the weights themselves know no limit.
+    """
+
+    vocabulary_size: int
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp_hidden: int
+    context: int
+    dropout: float = 0.0
+    rotary_base: float = 10_000.0
+    clock: float = 0.0
+
+    @property
+    def clock_angles(self) -> int:
+        """How many of a head's angles turn with the clock."""
+        return round(self.clock * self.head_width / 2)
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """(depth, key-value heads, head width): what a KVCache needs to know."""
+        return self.depth, self.kv_heads, self.head_width
+
+
+def gpt_config(model: ModelRecipe, vocabulary_size: int) -> GPTConfig:
+    """The shape that a recipe asks for. Raises UserError where its numbers do not divide."""
+    heads, kv_heads = model.heads, model.kv_heads or model.heads
+    if model.width % (2 * heads):
+        best = 2 * heads * max(1, round(model.width / (2 * heads)))
+        raise UserError(f"{model.width} is not a multiple of 2 * {heads} heads", "model.width", f"try {best}")
+    if heads % kv_heads:
+        raise UserError(
+            f"{kv_heads} does not divide {heads} heads", "model.kv_heads", "take a divisor of heads"
+        )
+    hidden = math.ceil(model.width * model.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
+    return GPTConfig(
+        vocabulary_size=vocabulary_size,
+        depth=model.depth,
+        width=model.width,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp_hidden=hidden,
+        context=model.context,
+        dropout=model.dropout,
+        rotary_base=model.rotary_base,
+        clock=model.clock,
+    )
+
+
+class MLP(nn.Module):
+    """Gated feed-forward layer: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on the normalised residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, eps=1e-6)
+        self.attention = Attention(config.width, config.heads, config.kv_heads)
+        self.mlp_norm = RMSNorm(config.width, eps=1e-6)
+        self.mlp = MLP(config.width, config.mlp_hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, memory: Memory | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, mask, memory))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    """Ids in, hidden states out; `logits` and `token_losses` turn those into predictions."""
+
+    waves: Tensor
+    beats: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = RMSNorm(config.width, eps=1e-6)
+        # A function of the config, so not part of a checkpoint.
+        self.register_buffer("waves", torch.empty(0), persistent=False)
+        self.register_buffer("beats", torch.empty(0), persistent=False)
+        self.reset_waves()
+        initialise(self)
+
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor | None = None,
+        document: Tensor | None = None,
+        cache: KVCache | None = None,
+        counts: Tensor | None = None,
+        clock: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D) of ids (B, T).
+
+        Args:
+            ids: (B, T) global ids.
+            position: (B, T) place within the document, tokens; 0 .. T - 1 if None. A cache knows it itself.
+            document: (B, T) number of the document within the row, -1 = padding; None = one document per row.
+            cache: what came before; the new tokens are added to it.
+            counts: (B,) with a cache, how many of each row's T tokens are real; the others may be anything.
+
+        Raises ValueError where the new tokens do not fit the cache.
+        """
+        step = None if cache is None else cache.plan(ids.shape[1], counts)
+        if step is not None:
+            position, mask = step.position, step.mask
+        else:
+            mask = None if document is None else document_mask(document)
+        if position is None:
+            position = torch.arange(ids.shape[1], device=ids.device)[None]
+        turn = turn_by(position, self.waves, clock, self.beats)
+        x = self.dropout(self.embedding(ids))  # (B, T, D)
+        for number, block in enumerate(self.blocks):
+            memory = None if cache is None or step is None else (cache, number, step)
+            x = block(x, turn, mask, memory)
+        if cache is not None and step is not None:
+            cache.advance(step)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V) float32, by the embedding table."""
+        return F.linear(hidden, self.embedding.weight).float()
+
+    def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) float32: nats of every target, 0 where it is IGNORE."""
+        logits = self.logits(hidden).flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten().long(), ignore_index=IGNORE, reduction="none")
+        return losses.view(targets.shape)
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per target that is not IGNORE, float32; 0 where there is none."""
+        return self.token_losses(hidden, targets).sum() / (targets != IGNORE).sum().clamp(min=1)
+
+    def reset_waves(self) -> None:
+        """Compute the rotary angles anew, for a network that was built without storage."""
+        timed = self.config.clock_angles
+        self.waves = wave_numbers(self.config.head_width // 2 - timed, self.config.rotary_base)
+        self.beats = clock_numbers(timed)
+
+    def new_cache(self, batch: int, length: int) -> KVCache:
+        """An empty cache of `length` tokens a row, with the dtype and device of the weights."""
+        table = self.embedding.weight
+        return KVCache(batch, self.config.cache_shape, length, table.dtype, table.device)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of weights; the tied table counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def initialise(net: GPT) -> None:
+    """Normal weights: 0.02 for the table, sqrt(2 / (5 D)) for matrices (Nguyen and Salazar 2019).
+
+    What writes into the residual stream is divided by sqrt(2 depth), so that the stream's size after the last
+    block does not depend on the depth (GPT-2). Norms start at 1.
+    """
+    width, depth = net.config.width, net.config.depth
+    scale = math.sqrt(2 / (5 * width))
+    nn.init.normal_(net.embedding.weight, std=0.02)
+    for name, weight in net.blocks.named_parameters():
+        if weight.ndim == 2:
+            last = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(weight, std=scale / math.sqrt(2 * depth) if last else scale)

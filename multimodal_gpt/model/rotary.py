@@ -1,0 +1,52 @@
+"""Rotary position embedding (Su et al. 2021): queries and keys turn with their place.
+
+B batch, T tokens, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Turn = tuple[Tensor, Tensor]
+"""Cosine and sine of every place's angles, each (B, 1, T, E / 2), shared by all blocks."""
+
+
+SHORTEST, LONGEST = 0.5, 96.0
+"""Periods of the clock's fastest and slowest angle, quarter notes."""
+
+
+def wave_numbers(count: int, base: float) -> Tensor:
+    """(count,) angles per token: from 1 down to nearly 1 / base, evenly in the logarithm."""
+    return base ** -(torch.arange(count, dtype=torch.float32) / count)
+
+
+def clock_numbers(count: int) -> Tensor:
+    """(count,) angles per quarter note: periods from half a quarter note to 96, evenly in the logarithm."""
+    share = torch.linspace(0, 1, count) if count > 1 else torch.zeros(count)
+    return 2 * math.pi / (SHORTEST * (LONGEST / SHORTEST) ** share)
+
+
+def turn_by(
+    position: Tensor, waves: Tensor, clock: Tensor | None = None, beats: Tensor | None = None
+) -> Turn:
+    """The rotation for places (B, T), counted in tokens, and times (B, T), in quarter notes (0 where None).
+
+    `waves` (E / 2 - N,) and `beats` (N,) are angles per token and per quarter note. Always float32, so that
+    far places stay exact.
+    """
+    angle = position[:, None, :, None].float() * waves.float()  # (B, 1, T, E / 2 - N)
+    if beats is not None and len(beats):
+        times = torch.zeros_like(position) if clock is None else clock
+        timed = times[:, None, :, None].float() * beats.float()  # (B, 1, T, N)
+        angle = torch.cat((angle.expand(len(timed), -1, -1, -1), timed), dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, turn: Turn) -> Tensor:
+    """Queries or keys (B, H, T, E) turned by their places; halves pair up as in Qwen3 and Llama."""
+    cos, sin = (part.to(x.dtype) for part in turn)
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)

@@ -1,0 +1,138 @@
+"""What a recipe will cost, found without torch: tokenizers are built, weights counted by formula."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from multimodal_gpt.errors import UserError, nearest
+from multimodal_gpt.recipe.load import modalities
+from multimodal_gpt.recipe.schema import ModelRecipe, Recipe
+from multimodal_gpt.stream import plugins
+from multimodal_gpt.stream.plugins import Modality
+from multimodal_gpt.stream.vocabulary import SPECIALS, TABLE_MULTIPLE
+
+MLP_MULTIPLE = 16
+BYTES_PER_WEIGHT = 16
+"""float32 weight, gradient and two moments of AdamW."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Facts about a run before it starts; sizes of `learnt` modalities are upper bounds until `prepare`."""
+
+    sizes: Mapping[str, int]
+    learnt: tuple[str, ...]
+    table: int
+    parameters: int
+    tokens_per_step: int
+    tokens: int
+    memory: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What to print: (what, how much)."""
+        at_most = {name: "at most " if name in self.learnt else "" for name in self.sizes}
+        ids = ", ".join(f"{name} {at_most[name]}{size}" for name, size in self.sizes.items())
+        return [
+            ("ids", ids),
+            ("embedding table", f"{self.table} rows"),
+            ("parameters", f"{self.parameters / 1e6:.2f} M"),
+            ("tokens per step", f"{self.tokens_per_step:,}"),
+            ("tokens in all", f"{self.tokens / 1e6:.1f} M"),
+            ("memory in training", f"about {self.memory / 2**20:,.0f} MiB"),
+        ]
+
+
+def estimate(recipe: Recipe, sizes: Mapping[str, int], learnt: tuple[str, ...] = ()) -> Estimate:
+    """Weights, tokens and memory of a run over modalities of these sizes."""
+    model, train = recipe.model, recipe.train
+    ids = len(SPECIALS) + sum(1 + size for size in sizes.values())
+    table = -(-ids // TABLE_MULTIPLE) * TABLE_MULTIPLE
+    rows = max(1, round(train.tokens_per_step / model.context))
+    parameters = parameter_count(model, table)
+    activations = (train.rows_per_batch or rows) * model.context * _floats_per_token(model, table) * 4
+    return Estimate(
+        sizes=dict(sizes),
+        learnt=learnt,
+        table=table,
+        parameters=parameters,
+        tokens_per_step=rows * model.context,
+        tokens=rows * model.context * train.steps,
+        memory=parameters * BYTES_PER_WEIGHT + activations,
+    )
+
+
+def mlp_hidden(model: ModelRecipe) -> int:
+    """Hidden width of the gated MLP."""
+    return math.ceil(model.width * model.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
+
+
+def parameter_count(model: ModelRecipe, table: int) -> int:
+    """Weights of the transformer; the embedding table counts once, as it is also the output layer."""
+    width, head_width = model.width, model.width // model.heads
+    attention = 2 * width * width + 2 * width * (model.kv_heads or model.heads) * head_width
+    norms = 2 * width + 2 * head_width
+    return table * width + model.depth * (attention + 3 * width * mlp_hidden(model) + norms) + width
+
+
+def _floats_per_token(model: ModelRecipe, table: int) -> int:
+    """What the backward pass keeps: about 14 D + 4 H per block; logits, softmax and their gradient."""
+    return model.depth * (14 * model.width + 4 * mlp_hidden(model)) + 3 * table
+
+
+def survey(recipe: Recipe) -> tuple[Estimate | None, list[UserError]]:
+    """Build every tokenizer, look at every path: the estimate unless a tokenizer fails, and all mistakes."""
+    problems = [p for m in modalities(recipe) for p in option_problems(m)]
+    sizes: dict[str, int] = {}
+    learnt: list[str] = []
+    for modality in modalities(recipe):
+        try:
+            sizes[modality.name], learns = _size(modality)
+            learnt += [modality.name] if learns else []
+        except UserError as error:
+            known = any(p.where == f"tokenizers.{modality.name}" for p in problems)
+            problems += [] if known else [error]
+    problems += path_problems(recipe)
+    complete = len(sizes) == len(recipe.tokenizers)
+    return (estimate(recipe, sizes, tuple(learnt)) if complete else None), problems
+
+
+def option_problems(modality: Modality) -> list[UserError]:
+    """Options that the plugin's `build` does not take, with the nearest that it does."""
+    module = plugins.load_module(modality.plugin)
+    parameters = inspect.signature(getattr(module, "build", lambda: None)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    where, wrong = f"tokenizers.{modality.name}", [key for key in modality.options if key not in parameters]
+    return [UserError(f"unknown option '{key}'", where, nearest(key, parameters)) for key in wrong]
+
+
+def _size(modality: Modality) -> tuple[int, bool]:
+    """Ids of a tokenizer; and whether that is only the most it may learn, its option `vocabulary`."""
+    try:
+        return plugins.build(modality).size, False
+    except UserError:
+        module = plugins.load_module(modality.plugin)
+        if not hasattr(module, "fit"):
+            raise
+    with TemporaryDirectory() as folder:  # learning from nothing is quick, and finds options that are wrong
+        try:
+            fitted = plugins.build(plugins.fit(modality, [], Path(folder)), Path(folder))
+        except UserError as error:
+            raise error.within(f"tokenizers.{modality.name}") from error
+    default = inspect.signature(module.fit).parameters.get("vocabulary")
+    return max(fitted.size, modality.options.get("vocabulary", getattr(default, "default", 0))), True
+
+
+def path_problems(recipe: Recipe) -> list[UserError]:
+    """Folders and files of the recipe that are not there."""
+    places = {"data.folders": recipe.data.folders, "data.validation_folders": recipe.data.validation_folders}
+    missing = [(where, path) for where, paths in places.items() for path in paths if not Path(path).exists()]
+    problems = [UserError(f"'{path}' does not exist", where) for where, path in missing]
+    if not recipe.data.folders and not recipe.data.corpora:
+        problems.append(UserError("names no folder and no corpus", "data", "add data.folders=[my_folder]"))
+    return problems
