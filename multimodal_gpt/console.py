@@ -18,6 +18,7 @@ class Progress:
     def __init__(self, total: int | None, label: str) -> None:
         self.total, self.label = total, label
         self.done, self.note = 0, ""
+        self._drawn = -1
         self._started = self._printed = time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -29,8 +30,8 @@ class Progress:
     def draw(self, *, last: bool = False) -> None:
         """Print a line, at most one per `SECONDS_PER_LINE`."""
         now = time.monotonic()
-        if last or now - self._printed >= SECONDS_PER_LINE:
-            self._printed = now
+        if (last and self._drawn != self.done) or now - self._printed >= SECONDS_PER_LINE:
+            self._printed, self._drawn = now, self.done
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
@@ -114,7 +115,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _ruled_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -85,6 +85,15 @@ def test_a_changed_plugin_is_refused_with_the_difference(tmp_path):
     assert changed != source
     plugin.write_text(changed)
     with pytest.raises(UserError, match=r"letters\.size: 5 -> 6"):
+        Vocabulary.load(tmp_path / "run", {"letters": str(plugin)})
+
+
+def test_a_plugin_file_is_not_run_because_a_folder_names_it(tmp_path):
+    plugin = tmp_path / "letters.py"
+    plugin.write_text((TOYS / "letters.py").read_text())
+    Vocabulary([Modality("letters", str(plugin))]).save(tmp_path / "run")
+    plugin.write_text("raise SystemExit('this code has been run')")
+    with pytest.raises(UserError, match=r"if you trust it: --plugin letters="):
         Vocabulary.load(tmp_path / "run")
 
 
@@ -93,7 +102,7 @@ def test_a_plugin_file_that_moved_can_be_pointed_to(tmp_path):
     plugin.write_text((TOYS / "letters.py").read_text())
     Vocabulary([Modality("letters", str(plugin))]).save(tmp_path / "run")
     plugin.rename(tmp_path / "elsewhere.py")
-    with pytest.raises(UserError, match="there is no plugin file"):
+    with pytest.raises(UserError, match="needs the plugin file 'letters.py', which is code"):
         Vocabulary.load(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "elsewhere.py").rename(tmp_path / "elsewhere" / "letters.py")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.recipe.load import modalities
@@ -23,7 +24,7 @@ BYTES_PER_WEIGHT = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """Facts about a run before it starts; sizes of `learnt` modalities are upper bounds until `prepare`."""
+    """Facts about a run before it starts; sizes of `learnt` modalities are known only after `prepare`."""
 
     sizes: Mapping[str, int]
     learnt: tuple[str, ...]
@@ -35,8 +36,8 @@ class Estimate:
 
     def rows(self) -> list[tuple[str, str]]:
         """What to print: (what, how much)."""
-        at_most = {name: "at most " if name in self.learnt else "" for name in self.sizes}
-        ids = ", ".join(f"{name} {at_most[name]}{size}" for name, size in self.sizes.items())
+        about = {name: "about " if name in self.learnt else "" for name in self.sizes}
+        ids = ", ".join(f"{name} {about[name]}{size}" for name, size in self.sizes.items())
         return [
             ("ids", ids),
             ("embedding table", f"{self.table} rows"),
@@ -112,20 +113,22 @@ def option_problems(modality: Modality) -> list[UserError]:
 
 
 def _size(modality: Modality) -> tuple[int, bool]:
-    """Ids of a tokenizer; and whether that is only the most it may learn, its option `vocabulary`."""
-    try:
+    """Ids of a tokenizer; and whether that is a guess, because it will learn from the corpus."""
+    module = plugins.load_module(modality.plugin)
+    if not hasattr(module, "fit"):
         return plugins.build(modality).size, False
-    except UserError:
-        module = plugins.load_module(modality.plugin)
-        if not hasattr(module, "fit"):
-            raise
     with TemporaryDirectory() as folder:  # learning from nothing is quick, and finds options that are wrong
-        try:
-            fitted = plugins.build(plugins.fit(modality, [], Path(folder)), Path(folder))
-        except UserError as error:
-            raise error.within(f"tokenizers.{modality.name}") from error
+        fitted = plugins.fit(modality, [], Path(folder))
+        size = plugins.build(fitted, Path(folder)).size
+    if fitted.options.items() <= modality.options.items():
+        return size, False
+    return max(size, _largest(modality, module)), True
+
+
+def _largest(modality: Modality, module: ModuleType) -> int:
+    """How much it may learn: its option `vocabulary`, where it has one."""
     default = inspect.signature(module.fit).parameters.get("vocabulary")
-    return max(fitted.size, modality.options.get("vocabulary", getattr(default, "default", 0))), True
+    return int(modality.options.get("vocabulary", getattr(default, "default", 0)))
 
 
 def path_problems(recipe: Recipe) -> list[UserError]:

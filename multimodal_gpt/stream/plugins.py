@@ -61,10 +61,19 @@ def available() -> tuple[str, ...]:
     return tuple(sorted({*built_in(), *_published()}))
 
 
+def _module_name(path: Path) -> str:
+    return f"mmgpt_plugin_{path.stem}_{file_hash(path)[:12]}"
+
+
+def is_loaded(plugin: str) -> bool:
+    """Whether a plugin file, as it is now, runs in this process already."""
+    return Path(plugin).is_file() and _module_name(Path(plugin)) in sys.modules
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"there is no plugin file '{path}'", fix="a path is taken from the recipe's own folder")
-    name = f"mmgpt_plugin_{path.stem}_{file_hash(path)[:12]}"
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

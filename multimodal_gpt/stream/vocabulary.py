@@ -222,10 +222,19 @@ class Vocabulary:
     def load(cls, folder: Path, trusted: Mapping[str, str] | None = None) -> Vocabulary:
         """Read a saved vocabulary, rebuild its tokenizers and check that every id still means the same.
 
-        Raises UserError where a file is missing or damaged, or where a plugin has changed, with the difference.
+        A folder may come from a stranger, so the plugin files it names are not run: the caller vouches for them in
+        `trusted`, or they run in this process already. Raises UserError where a file is missing or damaged, where
+        nobody vouches, or where a plugin has changed, with the difference.
         """
         path = folder / FILE_NAME
         saved = read_manifest(path)
+        for name, plugin in saved["plugin_files"].items():
+            if name not in (trusted or {}) and not plugins.is_loaded(plugin):
+                raise UserError(
+                    f"modality '{name}' needs the plugin file '{Path(plugin).name}', which is code",
+                    path,
+                    f"if you trust it: --plugin {name}={plugin}, or plugins={{'{name}': '{plugin}'}} in Python",
+                )
         modalities = [
             Modality(e["name"], saved["plugin_files"].get(e["name"], e["plugin"]), e["options"])
             for e in saved["content"]["modalities"]

@@ -1,0 +1,256 @@
+"""Ids in, ids out: prefill, then one token per row and step, legal by construction.
+
+B rows, T tokens, D width, C scored columns. A row's ids depend on its own prompt, target and key
+alone, whatever batch it is in (but for the last bit of the model's arithmetic, which may differ
+between batch sizes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from multimodal_gpt.generation.clock import Clock
+from multimodal_gpt.generation.sampling import Sampling, bits, legal_logits, sample, uniforms
+from multimodal_gpt.generation.target import Member, Target
+from multimodal_gpt.generation.walker import Plan, Rules, Walker
+from multimodal_gpt.model.gpt import GPT
+from multimodal_gpt.stream.arrangement import Stream
+from multimodal_gpt.stream.vocabulary import PAD
+
+ROWS = 32
+"""Most rows that are decoded together."""
+SHRINK = 0.75
+"""Finished rows are dropped once at most this share still goes on: dropping copies the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One thing to make.
+
+    Args:
+        prompt: global ids that come before the target, and their times.
+        target: the part to make.
+        budget: tokens that the part may take, its tags and END included.
+        key: numbers that decide the row's randomness.
+    """
+
+    prompt: Stream
+    target: Target
+    budget: int
+    key: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished part.
+
+    Args:
+        ids: (T,) int32 global ids, from its first tag to END.
+        bits: by modality, -log2 of the probability of every id among the legal ones, at temperature
+            1; a tag or END that closes a stretch is charged to the modality whose stretch it closes.
+        free: how many ids were chosen, not forced.
+    """
+
+    ids: np.ndarray
+    bits: Mapping[str, float]
+    free: int
+
+
+class Engine:
+    """A network and the modalities it speaks."""
+
+    def __init__(self, net: GPT, members: Mapping[str, Member]) -> None:
+        self.net = net
+        self.device = net.embedding.weight.device
+        self.rules = Rules(members, self.device)
+        self.context = net.config.context
+
+    def least(self, target: Target) -> int:
+        """Fewest tokens that a target takes, tags and END included."""
+        return Plan(self.rules, [target], [self.context]).least(0)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        rows: Sequence[Row],
+        how: Sampling = Sampling(),  # noqa: B008 (frozen)
+        *,
+        cached: bool = True,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Made]:
+        """Make every row's target; rows of one call want the same modalities in the same order.
+
+        Args:
+            rows: what to make.
+            how: temperature and filters.
+            cached: False = read the whole stream again for every token: slow, for comparison.
+            progress: called with the number of rows that have just been finished.
+        """
+        made: list[Made] = []
+        for first in range(0, len(rows), ROWS):
+            batch = rows[first : first + ROWS]
+            made += _Batch(self, batch, how, cached).run()
+            if progress is not None:
+                progress(len(batch))
+        return made
+
+
+class _Batch:
+    """Rows that are decoded together; lives for one call."""
+
+    def __init__(self, engine: Engine, rows: Sequence[Row], how: Sampling, cached: bool) -> None:
+        self.device, self.how = engine.device, how
+        self.plan = Plan(engine.rules, [r.target for r in rows], [r.budget for r in rows])
+        for number, row in enumerate(rows):
+            if self.plan.least(number) > row.budget:
+                raise ValueError(
+                    f"row {number} needs {self.plan.least(number)} tokens, its budget is {row.budget}"
+                )
+        self.prefixes = [p.prefix for p in self.plan.programs]
+        prompts = [_joined(r.prompt, p) for r, p in zip(rows, self.prefixes, strict=True)]
+        self.steps = max(r.budget - len(p.ids) for r, p in zip(rows, self.prefixes, strict=True))
+        self.clock = Clock(self.plan.wanted, len(rows)) if engine.net.config.clock_angles else None
+        self.memory = (_Cached if cached else _Recomputed)(engine.net, prompts, self.steps)
+        self.walker = Walker(self.plan)
+        self.table = engine.net.embedding.weight
+        self.head = self.table[self.walker.columns]  # (C - 1, D)
+        self.uniform = self._tensor(np.stack([uniforms(r.key, self.steps) for r in rows]))
+        self.temperature = self._tensor(np.array([how.temperature_of(m.name) for m in self.plan.wanted]))
+        self.numbers = torch.arange(len(rows), device=self.device)
+        self.ids = torch.full((len(rows), self.steps), PAD, device=self.device)
+        self.bits = self._tensor(np.zeros((len(rows), len(self.plan.wanted))))
+        self.free = torch.zeros(len(rows), dtype=torch.long, device=self.device)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.as_tensor(array, dtype=dtype, device=self.device)
+
+    def run(self) -> list[Made]:
+        for step in range(self.steps):
+            ids = self._choose(step)
+            times = None if self.clock is None else self.clock.times(self.walker, ids)
+            self.walker.advance(ids)
+            going = ~self.walker.done
+            count = int(going.sum())
+            if not count:
+                break
+            if count <= SHRINK * len(going):
+                ids, times = ids[going], None if times is None else times[going]
+                self._keep(going.nonzero()[:, 0])
+            self.memory.add(ids, times)
+        return self._made()
+
+    def _choose(self, step: int) -> Tensor:
+        """(B,) next ids; also writes down what they cost."""
+        walker, rows = self.walker, self.numbers
+        allowed, member = walker.allowed(), walker.current
+        legal = legal_logits(self._scores(self.memory.hidden), allowed)
+        column = sample(legal, self.uniform[rows, step], self.temperature[member], self.how)
+        ids = walker.ids(column)
+        self.ids[rows, step] = ids
+        self.bits[rows, member] += bits(legal, column)
+        self.free[rows] += allowed.sum(1) > 1
+        return ids
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """(B, C) logits of the columns from hidden (B, D): only what could come is scored."""
+        way_out = (hidden * self.table[self.walker.way_out]).sum(-1, keepdim=True)
+        return torch.cat([F.linear(hidden, self.head), way_out], dim=1).float()
+
+    def _keep(self, rows: Tensor) -> None:
+        self.walker.take(rows)
+        self.memory.take(rows)
+        if self.clock is not None:
+            self.clock.take(rows)
+        self.numbers = self.numbers[rows]
+
+    def _made(self) -> list[Made]:
+        names = [m.name for m in self.plan.wanted]
+        made = []
+        for number, (prefix, ids) in enumerate(zip(self.prefixes, self.ids.cpu().numpy(), strict=True)):
+            length = int(np.flatnonzero(ids != PAD)[-1]) + 1
+            cost = dict(zip(names, self.bits[number].tolist(), strict=True))
+            made.append(
+                Made(
+                    np.concatenate([prefix.ids, ids[:length]]).astype(np.int32), cost, int(self.free[number])
+                )
+            )
+        return made
+
+
+class _Cached:
+    """The stream so far as keys and values; equal prompts are read once."""
+
+    def __init__(self, net: GPT, prompts: Sequence[Stream], steps: int) -> None:
+        self.net = net
+        device = net.embedding.weight.device
+        keys = [p.ids.tobytes() + p.clock.tobytes() for p in prompts]
+        different = dict(zip(keys, prompts, strict=True))
+        ids, clock, counts = _left_aligned(list(different.values()), device)
+        self.cache = net.new_cache(len(different), ids.shape[1] + steps)
+        hidden = net(ids, cache=self.cache, counts=counts, clock=clock)
+        self.hidden: Tensor = hidden[torch.arange(len(counts), device=device), counts - 1]  # (B, D)
+        index = {key: number for number, key in enumerate(different)}
+        self.take(torch.tensor([index[key] for key in keys], device=device))
+
+    def add(self, ids: Tensor, times: Tensor | None) -> None:
+        clock = None if times is None else times[:, None]
+        self.hidden = self.net(ids[:, None], cache=self.cache, clock=clock)[:, 0]
+
+    def take(self, rows: Tensor) -> None:
+        if torch.equal(rows, torch.arange(self.cache.batch, device=rows.device)):
+            return
+        self.cache = self.cache.take(rows)
+        self.hidden = self.hidden[rows]
+
+
+class _Recomputed:
+    """The stream so far as ids, read from its beginning for every token."""
+
+    def __init__(self, net: GPT, prompts: Sequence[Stream], steps: int) -> None:
+        self.net = net
+        ids, clock, self.counts = _left_aligned(prompts, net.embedding.weight.device)
+        self.ids, self.clock = F.pad(ids, (0, steps), value=PAD), F.pad(clock, (0, steps))
+        self.hidden = self._read()
+
+    def add(self, ids: Tensor, times: Tensor | None) -> None:
+        rows = torch.arange(len(ids), device=ids.device)
+        self.ids[rows, self.counts] = ids
+        if times is not None:
+            self.clock[rows, self.counts] = times
+        self.counts = self.counts + 1
+        self.hidden = self._read()
+
+    def take(self, rows: Tensor) -> None:
+        for name in ("ids", "clock", "counts", "hidden"):
+            setattr(self, name, getattr(self, name)[rows])
+
+    def _read(self) -> Tensor:
+        longest = int(self.counts.max())
+        hidden: Tensor = self.net(self.ids[:, :longest], clock=self.clock[:, :longest])  # (B, T, D)
+        return hidden[torch.arange(len(hidden), device=hidden.device), self.counts - 1]
+
+
+def _joined(first: Stream, then: Stream) -> Stream:
+    ids, clock = np.concatenate([first.ids, then.ids]), np.concatenate([first.clock, then.clock])
+    return Stream(ids.astype(np.int64), clock.astype(np.float32))
+
+
+def _left_aligned(prompts: Sequence[Stream], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and times (B, T) padded on the right, and the real lengths (B,)."""
+    counts = [len(p.ids) for p in prompts]
+    ids = np.full((len(prompts), max(counts)), PAD, dtype=np.int64)
+    clock = np.zeros(ids.shape, dtype=np.float32)
+    for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+        ids[row, :count], clock[row, :count] = prompt.ids, prompt.clock
+    return (
+        torch.as_tensor(ids, device=device),
+        torch.as_tensor(clock, device=device),
+        torch.tensor(counts, device=device),
+    )

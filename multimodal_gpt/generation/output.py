@@ -1,0 +1,237 @@
+"""What was made, as files: one per format, a side-car that tells how, and a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.files import write_bytes, write_text
+from multimodal_gpt.stream.document import Document
+from multimodal_gpt.stream.vocabulary import Vocabulary
+
+CHUNKS_PER_LINE = 8
+"""Chunks in one line of a picture."""
+LONGEST_LINE = 64.0
+"""Quarter notes in one line of a picture where nothing tells of chunks."""
+MOST_LINES = 64
+"""Lines of a picture; what is longer is not drawn to its end."""
+INCHES_WIDE, INCHES_PER_LINE = 11.0, 2.2
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One generated document.
+
+    Args:
+        document: given and made segments.
+        made: names of the modalities that were made.
+        info: seed, checkpoint, prompt, settings, tokens, bits per modality: plain values, the side-car.
+        seconds: time it took, its share of the batch's.
+    """
+
+    document: Document
+    made: tuple[str, ...]
+    info: Mapping[str, Any]
+    seconds: float
+    vocabulary: Vocabulary
+
+    def content(self, name: str) -> Any:
+        """The content of one modality. Raises UserError where the piece has none."""
+        if name not in self.document.modalities:
+            raise UserError(
+                f"this piece has no '{name}'", fix=f"it has {', '.join(self.document.modalities)}"
+            )
+        return self.document.content(name)
+
+    @property
+    def note(self) -> str:
+        """Provenance on one line of ASCII, for formats that can hold it."""
+        keys = ("made_by", "seed", "row", "given", "to", "checkpoint")
+        return json.dumps({key: self.info[key] for key in keys if key in self.info})
+
+    def write(self, path: str | Path, *, force: bool = False) -> list[Path]:
+        """Write all files of the piece, named after `path`; all of them or, where one can't be, none.
+
+        `path` may end with the suffix of one of its modalities: every modality of that format goes
+        into it. Made modalities of other formats, the side-car `.json` and, where a modality can be
+        drawn, the picture `.png` stand beside it. Raises UserError where a file is there already and
+        `force` is not set.
+        """
+        files = self.files(path)
+        refuse_existing(files, force)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return write_piece(self, files)
+
+    def files(self, path: str | Path) -> dict[Path, tuple[str, ...]]:
+        """The files that `write` makes, and the modalities in each; none for side-car and picture."""
+        path = Path(path)
+        if not path.name:
+            raise UserError(f"'{path}' is not a file name", fix="for example out/piece")
+        formats: dict[str, list[str]] = {}
+        for name in self.vocabulary.names:
+            if name in self.document.modalities:
+                formats.setdefault(self.vocabulary.tokenizer(name).suffixes[0], []).append(name)
+        asked = path.suffix.lower()
+        if asked and asked not in formats:
+            raise UserError(
+                f"nothing in this piece is written as '{path.suffix}'", path, f"try {', '.join(formats)}"
+            )
+        stem = path.with_suffix("") if asked else path
+        files = {path: tuple(formats.pop(asked))} if asked else {}
+        for suffix, names in formats.items():
+            if any(name in self.made for name in names):
+                files[_beside(stem, suffix)] = tuple(names)
+        files[_beside(stem, ".piece.json" if ".json" in {asked, *formats} else ".json")] = ()
+        if drawable(self):
+            files[_beside(stem, ".piece.png" if ".png" in {asked, *formats} else ".png")] = ()
+        return files
+
+    def draw(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the picture alone. Raises UserError where no modality of the piece can be drawn."""
+        path = Path(path)
+        if not drawable(self):
+            raise UserError("no modality of this piece can be drawn", path)
+        refuse_existing([path], force)
+        return write_bytes(path, picture(self))
+
+
+def write_all(pieces: Sequence[Piece], folder: str | Path, *, force: bool = False) -> list[list[Path]]:
+    """Write pieces as 0001.*, 0002.* ... into a folder, which is made if need be; gives the paths by piece.
+
+    Raises UserError, before anything is written, where a file is there already and `force` is not set.
+    """
+    folder = Path(folder)
+    plans = [piece.files(folder / f"{number:04d}") for number, piece in enumerate(pieces, 1)]
+    refuse_existing([path for plan in plans for path in plan], force)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_piece(piece, plan) for piece, plan in zip(pieces, plans, strict=True)]
+
+
+def refuse_existing(paths: Sequence[Path] | Mapping[Path, Any], force: bool) -> None:
+    """Raise UserError where one of these files is there already, unless `force`."""
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise UserError(
+            f"the file is there already{more}", there[0], "use force to overwrite, or another name"
+        )
+    for path in there:
+        if not path.is_file():
+            raise UserError("is not a file, it can't be overwritten", path)
+
+
+def write_piece(piece: Piece, files: Mapping[Path, tuple[str, ...]]) -> list[Path]:
+    """Make every file in a folder of its own first, then move them into place."""
+    first = next(iter(files))
+    try:
+        with tempfile.TemporaryDirectory(dir=first.parent, prefix=".piece-") as name:
+            drafts = {path: Path(name) / path.name for path in files}
+            for path, names in files.items():
+                _write_one(piece, drafts[path], names)
+            for path, draft in drafts.items():
+                draft.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"can't be written: {error.strerror}", error.filename2 or error.filename or first
+        ) from error
+    return list(files)
+
+
+def _write_one(piece: Piece, path: Path, names: Sequence[str]) -> None:
+    if not names and path.suffix == ".json":
+        write_text(path, json.dumps(piece.info, indent=1, ensure_ascii=False) + "\n")
+    elif not names:
+        write_bytes(path, picture(piece))
+    for number, name in enumerate(names):
+        tokenizer = piece.vocabulary.tokenizer(name)
+        tokenizer.write(piece.content(name), path, append=number > 0, note=piece.note)
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def drawable(piece: Piece) -> list[str]:
+    """Modalities of a piece that can be drawn."""
+    tokenizers = piece.vocabulary.tokenizers
+    return [n for n in piece.document.modalities if hasattr(tokenizers[n], "draw")]
+
+
+def picture(piece: Piece) -> bytes:
+    """A PNG of all that can be drawn, time along x, in lines of a few chunks; ticks count chunks."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    end, starts = _extent(piece)
+    lines = _lines(end, starts)
+    size = (INCHES_WIDE, INCHES_PER_LINE * len(lines) + 0.6)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
+        for axes, line in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+            _draw_line(piece, axes, *line)
+            axes.set_xticks(starts, [str(number) for number in range(1, len(starts) + 1)], fontsize=7)
+            axes.set_xlim(*line)
+        figure.suptitle(_title(piece), fontsize=10, parse_math=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _draw_line(piece: Piece, axes: Any, start: float, stop: float) -> None:
+    for name in drawable(piece):
+        piece.vocabulary.tokenizers[name].draw(piece.content(name), axes)  # type: ignore[attr-defined]
+    for words in axes.get_children():  # they may reach out of the axes, but not into another line
+        if hasattr(words, "get_unitless_position"):
+            words.set_visible(start <= words.get_position()[0] < stop)
+    axes.tick_params(labelsize=7)
+
+
+def _extent(piece: Piece) -> tuple[float, np.ndarray]:
+    """When the last token of a piece sounds, and (C,) when its chunks begin, quarter notes."""
+    end, starts = 1.0, np.zeros(1)
+    for name in drawable(piece):
+        segment = piece.vocabulary.encode(name, piece.content(name))
+        if segment.clock is not None:
+            end = max(end, float(segment.clock[-1]))
+            starts = max(starts, segment.times, key=len)
+    return end, starts
+
+
+def _lines(end: float, starts: np.ndarray) -> list[tuple[float, float]]:
+    """(start, stop) of the lines of a picture: each begins with a chunk as long as there are any."""
+    chunk = float(np.median(np.diff(starts))) if len(starts) > 1 else LONGEST_LINE / CHUNKS_PER_LINE
+    width = CHUNKS_PER_LINE * chunk
+    firsts = starts[::CHUNKS_PER_LINE].tolist()
+    while end >= firsts[-1] + width and len(firsts) < MOST_LINES:
+        firsts.append(firsts[-1] + width)
+    stops = [*firsts[1:], firsts[-1] + width]
+    return [(first, max(first + width, stop)) for first, stop in zip(firsts, stops, strict=True)][:MOST_LINES]
+
+
+def _title(piece: Piece) -> str:
+    given = piece.info.get("given", {})
+    words = [_short(shown) for name, shown in given.items() if name not in drawable(piece)]
+    known = [name for name in given if name in drawable(piece)]
+    facts = [f"given: {', '.join(known)}"] if known else []
+    facts += [
+        f"made: {', '.join(piece.made)}",
+        f"seed {piece.info.get('seed')}, piece {piece.info.get('row')}",
+    ]
+    return "\n".join([*words[:1], "   ".join(facts)])
+
+
+def _short(words: str) -> str:
+    line = re.sub(r"[^\S ]|[\x00-\x1f]", " ", words)
+    return line if len(line) <= 100 else f"{line[:97]}..."

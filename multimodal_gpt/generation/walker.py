@@ -1,0 +1,260 @@
+"""Where every row of a batch stands, and which ids may come next: legality as tables on the model's device.
+
+B rows, C scored columns, E free stretches, M wanted members, K rounds that may still be added, S states,
+V local ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multimodal_gpt.generation.closing import FAR, closing_chunks, closing_whole, rounds_to_see
+from multimodal_gpt.generation.target import Member, Target, build_program, is_whole
+from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.stream.vocabulary import END, PAD
+
+DEEPEST = 64
+"""Distances are computed for this many chunks at first, for twice as many where they do not do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """One modality on the device, made whole or in chunks.
+
+    Args:
+        next_state: (S + 1, V) int32, -1 where an id may not come, as nowhere in the last row.
+        border: (V,) bool, ids that come first in a stretch and nowhere else; None where any may.
+        inside, between: (K, S) int32, see Closing.
+        rounds: further chunks to look at where any number may follow.
+        reach: (S + 1, V + 2) int32, fewest tokens to END by way of each column when the member is a
+            part of its own; the last row is of those who are there. None where it takes turns.
+    """
+
+    next_state: Tensor
+    border: Tensor | None
+    inside: Tensor
+    between: Tensor
+    rounds: int
+    reach: Tensor | None
+
+
+class Rules:
+    """The modalities of a model and their tables on its device, made when they are first needed."""
+
+    def __init__(self, members: Mapping[str, Member], device: torch.device) -> None:
+        self.members, self.device = members, device
+        self._next_state: dict[str, Tensor] = {}
+        self._tables: dict[tuple[str, bool], Tables] = {}
+
+    def tables(self, name: str, whole: bool, chunks: int) -> Tables:
+        """The tables of a modality, for up to `chunks` chunks or more."""
+        found = self._tables.get((name, whole))
+        if found is None or (len(found.inside) <= chunks and not whole):
+            depth = DEEPEST
+            while depth < chunks:
+                depth *= 2
+            found = self._tables[name, whole] = self._make(name, whole, depth)
+        return found
+
+    def _make(self, name: str, whole: bool, chunks: int) -> Tables:
+        grammar = self.members[name].grammar
+        if name not in self._next_state:
+            nowhere = np.full((1, grammar.size), -1, dtype=np.int32)  # where a row is that has ended
+            self._next_state[name] = self._tensor(np.vstack([grammar.next_state, nowhere]).astype(np.int32))
+        closing = closing_whole(grammar) if whole else closing_chunks(grammar, chunks)
+        return Tables(
+            next_state=self._next_state[name],
+            border=None if whole else self._tensor(grammar.cut),
+            inside=self._tensor(closing.inside),
+            between=self._tensor(closing.between),
+            rounds=rounds_to_see(closing),
+            reach=self._tensor(_reach(grammar)) if whole else None,
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+
+def _reach(grammar: Grammar) -> np.ndarray:
+    states, size = grammar.next_state.shape
+    reach = np.full((states + 1, size + 2), FAR, dtype=np.int32)
+    after = np.minimum(grammar.to_final, FAR)[grammar.next_state] + 2  # the id itself, and END
+    reach[:-1, :-2] = np.where(grammar.next_state >= 0, after, FAR)
+    reach[:-1, -1] = np.where(grammar.final, 1, FAR)
+    reach[-1, -1] = 0
+    return reach
+
+
+class Plan:
+    """A batch of targets of one kind, ready to be walked: programs, columns and tables.
+
+    Args:
+        targets: one per row; they differ in what is given only.
+        budget: tokens that the walk of each row may take, its prefix included.
+    """
+
+    def __init__(self, rules: Rules, targets: Sequence[Target], budget: Sequence[int]) -> None:
+        first, members = targets[0], rules.members
+        self.wanted = [members[name] for name in first.wanted]
+        self.device, self.budget = rules.device, list(budget)
+        self.programs = [build_program(t, members, b) for t, b in zip(targets, budget, strict=True)]
+        deepest = max(int(p.left.max()) for p in self.programs) + 3
+        self.tables = [rules.tables(m.name, is_whole(first, m), deepest) for m in self.wanted]
+        is_open = bool(self.programs[0].again.any())
+        self.reach = None if first.mixed else self.tables[0].reach
+        self.rounds = min(DEEPEST - 4, 2 + max(t.rounds for t in self.tables)) if is_open else 1
+
+    def least(self, row: int) -> int:
+        """Fewest tokens of a legal walk of a row, its prefix included; FAR or more where there is none."""
+        program = self.programs[row]
+        left = program.left[0] + (np.arange(len(self.wanted)) == program.member[0])
+        costs = []
+        for extra in range(self.rounds):
+            chunks = (left + extra * program.again).tolist()
+            ids = sum(int(t.between[k, 0]) for t, k in zip(self.tables, chunks, strict=True))
+            costs.append(ids + int(program.stop[0] + program.owed[0] + extra * program.again.sum()))
+        return min(costs)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(C - 1,) global ids that are scored, the wanted members' and END. One more is the way out."""
+        ids = [np.arange(m.first, m.first + m.grammar.size) for m in self.wanted]
+        return torch.as_tensor(np.concatenate([*ids, [END]]), device=self.device)
+
+    def stacked(self, name: str, width: int, fill: int = 0) -> Tensor:
+        """A field of all programs as one tensor (B, width, ...), padded with `fill`."""
+        arrays = [getattr(p, name) for p in self.programs]
+        whole = np.full((len(arrays), width, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
+        for row, array in zip(whole, arrays, strict=True):
+            row[: len(array)] = array
+        return torch.as_tensor(whole, device=self.device)
+
+
+class Walker:
+    """The walk of a batch: `allowed` says what may come, `advance` takes what came.
+
+    The walk begins after the prefix of a row's program and ends with END. Then a row only takes PAD.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        programs, rows = plan.programs, len(plan.programs)
+        longest = max(len(p.forced) for p in programs) + 1
+        stretches = max(len(p.stop) for p in programs) + 1
+        self.wanted, self.tables, self.columns = plan.wanted, plan.tables, plan.columns
+        self.reach = plan.reach
+        self.forced = plan.stacked("forced", longest, PAD)
+        self.forced_clock = plan.stacked("clock", longest)
+        self.stop = plan.stacked("stop", stretches, longest)
+        self.member = plan.stacked("member", stretches)
+        self.left = plan.stacked("left", stretches)
+        self.owed = plan.stacked("owed", stretches)
+        self.round_end = plan.stacked("round_end", stretches)
+        self.total = torch.tensor([len(p.forced) for p in programs], device=plan.device)
+        self.again = torch.as_tensor(programs[0].again, device=plan.device)
+        self.extra = torch.arange(plan.rounds, device=plan.device)
+        self.place = self.stop[:, 0].clone()
+        self.budget = torch.tensor(plan.budget, device=plan.device) - self.place
+        self.stretch = torch.zeros(rows, dtype=torch.long, device=plan.device)
+        self.state = torch.zeros(rows, len(self.tables), dtype=torch.long, device=plan.device)
+        self.fresh = torch.ones(rows, dtype=torch.bool, device=plan.device)
+        self.rows = torch.arange(rows, device=plan.device)
+
+    @property
+    def done(self) -> Tensor:
+        """(B,) bool: rows that have come to their END."""
+        return self.place >= self.total
+
+    @property
+    def current(self) -> Tensor:
+        """(B,) index of the wanted member whose stretch a row is in, or comes to next."""
+        return self.member[self.rows, self.stretch]
+
+    @property
+    def way_out(self) -> Tensor:
+        """(B,) each row's next forced id: the only one that may come, or the one that leaves the stretch."""
+        return self.forced[self.rows, self.place]
+
+    def _inside(self) -> Tensor:
+        return self.place == self.stop[self.rows, self.stretch]
+
+    def allowed(self) -> Tensor:
+        """(B, C) bool: columns that may come next and from which the row can still end within its budget."""
+        if self.reach is not None:  # the same in one gather
+            return self.reach[self.state[:, 0]] <= self.budget[:, None]
+        inside, current = self._inside(), self.current
+        left, rest, between = self._rest(current)
+        ids = [
+            self._ids(number, left[:, number], rest) & (inside & (current == number))[:, None]
+            for number in range(len(self.tables))
+        ]
+        leaves = (rest + between <= self.budget[:, None]) & ~self.fresh[:, None]  # (B, K)
+        round_end = self.round_end[self.rows, self.stretch]
+        ends = inside & round_end & leaves[:, 0]
+        goes_on = leaves[:, 1:].any(1) | (leaves[:, 0] & ~round_end)
+        return torch.cat([*ids, ends[:, None], (goes_on | ~inside)[:, None]], dim=1)
+
+    def _rest(self, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is to come besides the rest of the current stretch, for each number of added rounds.
+
+        Returns (B, M, K) chunks left, (B, K) tokens of all others, and (B, K) tokens of the member
+        itself once it is between two stretches.
+        """
+        left = self.left[self.rows, self.stretch][:, :, None] + self.again[:, None] * self.extra  # (B, M, K)
+        rest = self.owed[self.rows, self.stretch][:, None] + self.again.sum() * self.extra  # (B, K)
+        between = torch.zeros_like(rest)
+        for number, table in enumerate(self.tables):
+            cost = table.between[left[:, number], self.state[:, number, None]]
+            own = (current == number)[:, None]
+            rest = rest + cost.masked_fill(own, 0)
+            between = between + cost.masked_fill(~own, 0)
+        return left, rest, between
+
+    def _ids(self, number: int, left: Tensor, rest: Tensor) -> Tensor:
+        """(B, V) local ids of one member that may come, were every row in a stretch of it."""
+        table = self.tables[number]
+        after = table.next_state[self.state[:, number]]  # (B, V)
+        legal = after >= 0
+        if table.border is not None:
+            legal &= table.border == self.fresh[:, None]
+        after = after.clamp(min=0).long()
+        room = self.budget[:, None] - rest  # (B, K)
+        fits = table.inside[left[:, :1], after] < room[:, :1]
+        for extra in range(1, left.shape[1]):
+            fits |= table.inside[left[:, extra, None], after] < room[:, extra, None]
+        return legal & fits
+
+    def ids(self, column: Tensor) -> Tensor:
+        """(B,) global ids of chosen columns (B,)."""
+        known = self.columns[column.clamp(max=len(self.columns) - 1)]
+        return torch.where(column < len(self.columns), known, self.way_out)
+
+    def advance(self, ids: Tensor) -> None:
+        """Take the next id of every row, (B,): one that `allowed` allows, PAD for rows that have ended."""
+        inside, current, ended = self._inside(), self.current, self.done
+        out = (ids == self.way_out) & ~ended
+        closed = inside & ~out & (ids == END)
+        for number, table in enumerate(self.tables):
+            mine = inside & ~out & ~closed & (current == number)
+            local = (ids - self.wanted[number].first).clamp(0, table.next_state.shape[1] - 1)
+            state = self.state[:, number]
+            self.state[:, number] = torch.where(mine, table.next_state[state, local], state)
+        self.budget = self.budget - (~ended).long()
+        self.stretch = self.stretch + (inside & out).long()
+        self.place = torch.where(closed, self.total, self.place + out.long())
+        self.fresh = out
+        if self.reach is not None:
+            self.state = self.state.masked_fill(self.done[:, None], len(self.reach) - 1)
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with these rows (N,) only."""
+        for name in ("forced", "forced_clock", "stop", "member", "left", "owed", "round_end", "total"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in ("place", "budget", "stretch", "state", "fresh"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.rows = torch.arange(len(rows), device=rows.device)

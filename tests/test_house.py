@@ -1,0 +1,168 @@
+"""The rules of the house that a machine can check; see CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE, PLUGINS = ROOT / "multimodal_gpt", ROOT / "tokenizers"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *PLUGINS.glob("*.py")])
+
+CORE = ("stream", "data", "model", "training", "generation")
+MODALITY_WORDS = re.compile(
+    r"\b(midi|pitch(es)?|chords?|melod(y|ies)|tiktoken|miditok|mido|symusic)\b|[\"'`<\[]text[\"'`>]",
+    re.IGNORECASE,
+)
+"""As an ordinary word, the text of a file, `text` names no modality; quoted or as a tag it does."""
+
+RANKS = {
+    "errors": 0,
+    "versions": 0,
+    "files": 1,
+    "console": 1,
+    "stream": 2,
+    "testing": 3,
+    "conformance": 3,
+    "recipe": 3,
+    "data": 4,
+    "model": 5,
+    "training": 6,
+    "generation": 6,
+    "evaluation": 7,
+    "asking": 8,
+    "inspection": 8,
+    "demo": 8,
+    "cli": 9,
+}
+"""A room imports from its own rank and below; training and generation know each other."""
+HEAVY = ("torch", "lightning", "miditok")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all modules that a file imports, in functions too, but not for type checkers alone."""
+    tree = ast.parse(path.read_text("utf-8"))
+    skipped = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test).endswith("TYPE_CHECKING")
+        for node in ast.walk(test)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_the_core_names_no_modality(room: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if MODALITY_WORDS.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room.startswith("__"):
+        return
+    for name in imports(path):
+        other = name.split(".")[1] if name.startswith("multimodal_gpt.") else None
+        if other in RANKS:
+            assert RANKS[other] <= RANKS[room], f"{room} imports {name}"
+        assert other not in ("tokenizers", "recipes"), f"{room} imports {name} by name"
+
+
+@pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda p: p.name)
+def test_plugins_know_neither_torch_nor_each_other(path: Path) -> None:
+    for name in imports(path):
+        assert name.split(".")[0] not in ("torch", "lightning", "pytorch_lightning")
+        if name.startswith("multimodal_gpt."):
+            room, _, rest = name.removeprefix("multimodal_gpt.").partition(".")
+            assert room in ("errors", "files", "stream", "tokenizers")
+            assert room != "tokenizers" or rest.startswith("_"), f"imports the plugin {rest}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_left_over(path: Path) -> None:
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b|breakpoint\(|/work/|/tmp/", path.read_text("utf-8"))
+
+
+def test_no_drawers() -> None:
+    drawers = {"utils", "util", "helpers", "manager", "base", "misc", "common"}
+    assert not [path for path in SOURCES if path.stem.strip("_") in drawers]
+
+
+def loaded_by(arguments: list[str], folder: Path) -> set[str]:
+    """Top-level modules that a command line loads, in a process of its own."""
+    code = (
+        "import sys, json, atexit\n"
+        "atexit.register(lambda: print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules}))))\n"
+        "from multimodal_gpt.cli import main\n"
+        f"main({arguments!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["recipes"], ["schema"]])
+def test_help_and_recipes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    assert not loaded_by(arguments, tmp_path) & {*HEAVY, "music21", "pyarrow", "symusic", "matplotlib"}
+
+
+def test_validate_and_prepare_do_not_load_torch(tmp_path: Path) -> None:
+    (tmp_path / "tunes").mkdir()
+    for number in range(4):
+        (tmp_path / "tunes" / f"{number}.txt").write_text(f"a slow waltz number {number}\n", "utf-8")
+    recipe = ["text_only", "data.folders=[tunes]", "data.workers=1"]
+    assert not loaded_by(["validate", *recipe], tmp_path) & set(HEAVY)
+    assert not loaded_by(["prepare", *recipe], tmp_path) & {"torch", "lightning"}
+    assert (tmp_path / "runs" / "text_only" / "shards" / "manifest.json").is_file()
+
+
+def test_validating_all_modalities_does_not_load_torch(tmp_path: Path) -> None:
+    (tmp_path / "tunes").mkdir()
+    assert not loaded_by(["validate", "own_folder", "data.folders=[tunes]"], tmp_path) & {
+        "torch",
+        "lightning",
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_examples_in_docstrings_are_true(path: Path) -> None:
+    if ">>>" not in path.read_text("utf-8"):
+        return
+    below = path.relative_to(PACKAGE if PACKAGE in path.parents else ROOT).with_suffix("")
+    module = importlib.import_module(".".join(("multimodal_gpt", *below.parts)))
+    failed, tried = doctest.testmod(module)
+    assert tried > 0
+    assert failed == 0
