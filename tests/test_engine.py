@@ -170,7 +170,7 @@ def test_an_untrained_model_is_legal(engine):
 
 @pytest.mark.slow
 def test_an_untrained_model_is_legal_a_thousand_times(engine):
-    for seed in range(200):
+    for seed in range(40):
         torch.manual_seed(seed)
         torch.nn.init.normal_(engine.net.embedding.weight, std=0.2)
         walks(engine, 5)

@@ -186,7 +186,7 @@ def _bars(ids: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """(B,) start ticks and (B, 2) meters; a bar whose meter is cut off counts as 4/4."""
     bars = np.flatnonzero(ids == layout.bar)
     following = np.append(ids, -1)[bars + 1] - layout.meter
-    written = np.where(following[:, None] >= 0, layout.meters[following], [4, 4])
+    written = np.where(following[:, None] >= 0, layout.meters[np.maximum(following, 0)], [4, 4])
     lengths = written[:, 0] * 4 * TICKS // written[:, 1]
     return np.cumsum(lengths) - lengths, written
 

@@ -21,7 +21,16 @@ import numpy as np
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _changes, _chart, _chord_tokens, _harmony, _markers, _midi, _songs
+from multimodal_gpt.tokenizers import (
+    _changes,
+    _chart,
+    _chord_tokens,
+    _corpora,
+    _harmony,
+    _markers,
+    _midi,
+    _songs,
+)
 from multimodal_gpt.tokenizers._chord_tokens import (
     ALL_METERS,
     POSITION,
@@ -278,7 +287,9 @@ class ChordTokenizer:
         """(T,) float32 quarter notes: a bar or position and what belongs to it have its time."""
         ids = np.asarray(ids)
         bars = is_bar(ids)
-        written = np.concatenate(([ALL_METERS.index((4, 4))], ids[bars]))  # what comes before a bar line is in 4/4
+        written = np.concatenate(
+            ([ALL_METERS.index((4, 4))], ids[bars])
+        )  # what comes before a bar line is in 4/4
         meters = np.array(ALL_METERS)[written]
         starts = np.concatenate(([0.0, 0.0], (4 * meters[1:, 0] / meters[1:, 1]).cumsum()))
         bar = bars.cumsum()
@@ -316,6 +327,11 @@ class ChordTokenizer:
             axes.axvline(x, color="0.75", linewidth=0.6, zorder=0)
             name = _harmony.name(event.symbol, content.sharps)
             axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=8, clip_on=False)
+
+
+def corpus(name: str) -> list[Path]:
+    """Files of a named corpus, sorted. Raises UserError where the name is unknown or music21 is missing."""
+    return _corpora.corpus_files(name)
 
 
 def build(infer: bool = True, track: str | int | None = None) -> ChordTokenizer:

@@ -17,7 +17,7 @@ import numpy as np
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _midi, _remi, _roles, _songs
+from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _songs
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
@@ -242,6 +242,11 @@ def _typed_notes(words: list[str]) -> np.ndarray:
     if not notes:
         raise UserError("no notes", fix=_HOW)
     return sort_notes(np.array(notes))
+
+
+def corpus(name: str) -> list[Path]:
+    """Files of a named corpus, sorted. Raises UserError where the name is unknown or music21 is missing."""
+    return _corpora.corpus_files(name)
 
 
 def build(
