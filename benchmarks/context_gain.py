@@ -1,10 +1,10 @@
 """What one modality tells about another: context gain of a trained run on its held-out documents, both ways.
 
-    mmgpt train recipes/own_folder.yaml run=runs/nottingham data.folders=[train] data.validation_folders=[valid]
-    python benchmarks/context_gain.py runs/nottingham melody chords
+    mmgpt train recipes/own_folder.yaml run=runs/nottingham data.folders=[train]
+    data.validation_folders=[valid] python benchmarks/context_gain.py runs/nottingham melody chords
 
-Prints one JSON line per direction: bits per unit alone and known, the gain, two nulls and true minus null, each with its
-95 % bootstrap interval over documents. Definitions: multimodal_gpt/evaluation/context_gain.py.
+Prints one JSON line per direction: bits per unit alone and known, the gain, two nulls and true minus null,
+each with its 95 % bootstrap interval over documents. Definitions: multimodal_gpt/evaluation/context_gain.py.
 """
 
 from __future__ import annotations
@@ -43,10 +43,18 @@ def main() -> None:
         choice = choices(run.arrangements, [context], (target,))[0]
         with console.progress(len(pieces), f"{target} given {context}") as bar:
             gain = measure(
-                run.net, run.vocabulary, pieces, [*choice.before, choice.part], target, context, advance=bar.advance
+                run.net,
+                run.vocabulary,
+                pieces,
+                [*choice.before, choice.part],
+                target,
+                context,
+                advance=bar.advance,
             )
         facts = {"run": str(options.run), "parameters": run.net.parameter_count, "layout": str(choice)}
-        print(json.dumps({**facts, "unit": run.vocabulary.tokenizer(target).unit, **asdict(gain)}), flush=True)
+        print(
+            json.dumps({**facts, "unit": run.vocabulary.tokenizer(target).unit, **asdict(gain)}), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Train your own model on your own text and MIDI, and ask it in any direction.
 
-    import multimodal_gpt as mm
-    run = mm.load("runs/folk")
-    doc = run.generate(text="a slow waltz", to=["chords", "melody"])[0]
-    doc.write("waltz.mid")
+import multimodal_gpt as mm
+run = mm.load("runs/folk")
+doc = run.generate(text="a slow waltz", to=["chords", "melody"])[0]
+doc.write("waltz.mid")
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ ORDERS = [
     ["beats+drums+letters"],
 ]
 ARRANGEMENTS = [
-    Arrangement(parse_order(o, VOCABULARY.names), drop=0.3, shuffle=i == 0, hole=0.5) for i, o in enumerate(ORDERS)
+    Arrangement(parse_order(o, VOCABULARY.names), drop=0.3, shuffle=i == 0, hole=0.5)
+    for i, o in enumerate(ORDERS)
 ]
 
 

@@ -49,9 +49,7 @@ def read(folder, tokenizers=TOKENIZERS):
     groups = split_lines(listing(folder).groups)
     results = [r for g in groups for r in read_group(g, tokenizers)]
     documents = {
-        r.source: {s.modality: s.content for s in r.segments}
-        for r in results
-        if isinstance(r, Document)
+        r.source: {s.modality: s.content for s in r.segments} for r in results if isinstance(r, Document)
     }
     skips = {r.source: (r.kind, r.reason) for r in results if isinstance(r, Skip)}
     return documents, skips
@@ -145,9 +143,7 @@ def test_folders_without_anything_usable(tmp_path, files, message):
 
 
 def test_skips_say_why(tmp_path):
-    folder = write(
-        tmp_path / "d", none_beats="....", bad_beats="xx", part_beats="xx", part_letters="abc"
-    )
+    folder = write(tmp_path / "d", none_beats="....", bad_beats="xx", part_beats="xx", part_letters="abc")
     documents, skips = read(folder)
     assert documents == {"d/part": {"letters": "abc"}}
     assert skips == {
@@ -273,9 +269,7 @@ def test_captions_differ_between_documents_and_shifts():
     drawn = {
         tuple(
             s.content
-            for s in caption(document(source=source), captions, TOKENIZERS["letters"], shift)[
-                0
-            ].segments
+            for s in caption(document(source=source), captions, TOKENIZERS["letters"], shift)[0].segments
         )
         for source in "xy"
         for shift in (0, 1)
@@ -315,10 +309,7 @@ def test_the_split_does_not_depend_on_order(order):
 def test_versions_of_a_piece_stay_together():
     names = [f"d/{i:03d}{suffix}" for i in range(50) for suffix in ("", ".tracks")]
     found = briefs(*names) + [
-        b
-        for i in range(50)
-        for v in (1, 2)
-        for b in briefs(f"e/{i}#{v}", title=f"The Tune {i} ({v})")
+        b for i in range(50) for v in (1, 2) for b in briefs(f"e/{i}#{v}", title=f"The Tune {i} ({v})")
     ]
     split = split_documents(found, 0.3, None, 1)
     sides = [{split.groups[i] for i in side} for side in (split.train, split.valid)]

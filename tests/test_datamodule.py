@@ -35,9 +35,7 @@ def corpus(tmp_path_factory):
 
 
 def rows_data(corpus, cut=Cut(), **train):
-    recipe = toy_recipe(
-        corpus / "d", corpus / "run", train={"steps": 8, "evaluate_rows": 3, **train}
-    )
+    recipe = toy_recipe(corpus / "d", corpus / "run", train={"steps": 8, "evaluate_rows": 3, **train})
     return RowsData(corpus / "run" / "shards", VOCABULARY, arrangements(recipe), recipe, cut)
 
 
@@ -148,9 +146,7 @@ def test_every_document_is_seen_in_every_epoch(corpus):
     assert epochs.locate(first + second) == (2, 0)
     for epoch, begin, count in ((0, 0, first), (1, first, second)):
         rows = [data.train_rows[i] for i in range(begin, begin + count)]
-        assert sum(int((r["ids"] == EOD).sum()) for r in rows) == len(data.train_rows.windows), (
-            epoch
-        )
+        assert sum(int((r["ids"] == EOD).sum()) for r in rows) == len(data.train_rows.windows), epoch
 
 
 def test_epochs_that_are_known_are_not_planned_again(corpus):
@@ -196,9 +192,7 @@ def test_the_summary_says_what_an_epoch_is(corpus):
     summary = data_summary(data)
     plan = data.train_rows.epochs.plan(0)
     assert (summary.documents, summary.rows) == (len(data.train_rows.shards), len(plan))
-    assert summary.tokens == sum(
-        int((data.train_rows[i]["document"] >= 0).sum()) for i in range(len(plan))
-    )
+    assert summary.tokens == sum(int((data.train_rows[i]["document"] >= 0).sum()) for i in range(len(plan)))
     assert summary.utilisation == pytest.approx(summary.tokens / (CONTEXT * summary.rows))
     assert "rows an epoch" in str(summary) and "documents cut into windows" in str(summary)
 

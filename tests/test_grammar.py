@@ -33,7 +33,9 @@ def test_distances_count_the_fewest_tokens():
 
 
 def test_a_dead_end_is_unreachably_far():
-    grammar = Grammar(np.array([[1, 2], [-1, -1], [-1, -1]]), np.array([False, False, True]), np.zeros(2, bool))
+    grammar = Grammar(
+        np.array([[1, 2], [-1, -1], [-1, -1]]), np.array([False, False, True]), np.zeros(2, bool)
+    )
     assert grammar.to_final.tolist() == [1, UNREACHABLE, 0]
     assert grammar.random_walk(np.random.default_rng(0), 5).tolist() == [1]
 

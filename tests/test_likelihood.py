@@ -94,8 +94,14 @@ def test_ratio_interval_is_a_ratio_of_sums():
 
 def test_the_gain_uses_the_better_base():
     units = np.array([10, 10])
-    bits = {n: np.array(v) for n, v in zip(("known", "stranger", "lookalike"), ([20.0, 30], [40.0, 40], [30.0, 40]))}
-    gain = summarise("beats", "letters", units, {"alone": np.array([40.0, 40]), **bits}, base=np.array([30.0, 40]))
+    bits = {
+        "known": np.array([20.0, 30]),
+        "stranger": np.array([40.0, 40]),
+        "lookalike": np.array([30.0, 40]),
+    }
+    gain = summarise(
+        "beats", "letters", units, {"alone": np.array([40.0, 40]), **bits}, base=np.array([30.0, 40])
+    )
     assert gain.alone == pytest.approx(3.5)
     assert gain.gain.value == pytest.approx(1.0)
     assert gain.true_minus_lookalike.value == pytest.approx(1.0)

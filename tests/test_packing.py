@@ -33,9 +33,9 @@ ORDERS = [
 ]
 
 words = st.text("abcde", min_size=1, max_size=60)
-bars = st.lists(
-    st.sets(st.integers(0, 3)).map(lambda s: tuple(sorted(s))), min_size=1, max_size=40
-).filter(any)
+bars = st.lists(st.sets(st.integers(0, 3)).map(lambda s: tuple(sorted(s))), min_size=1, max_size=40).filter(
+    any
+)
 contents = st.fixed_dictionaries(
     {},
     optional={
@@ -78,17 +78,11 @@ def named(document, layouts):
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(contents, min_size=1, max_size=6), arrangements, st.integers(16, 90), st.integers(0, 3)
-)
-def test_every_window_is_laid_out_once_and_as_long_as_planned(
-    folder, documents, layouts, context, epoch
-):
+@given(st.lists(contents, min_size=1, max_size=6), arrangements, st.integers(16, 90), st.integers(0, 3))
+def test_every_window_is_laid_out_once_and_as_long_as_planned(folder, documents, layouts, context, epoch):
     shards = shards_of(folder, documents)
     if not any(named(d, layouts) for d in documents):
-        with pytest.raises(
-            UserError, match="no document holds a modality that an arrangement names"
-        ):
+        with pytest.raises(UserError, match="no document holds a modality that an arrangement names"):
             find_windows(shards, layouts, context)
         return
     windows = find_windows(shards, layouts, context)
@@ -153,9 +147,7 @@ def test_alternatives_take_turns(folder):
 
 def test_epochs_differ_and_repeat(folder):
     shards = shards_of(folder, [{"letters": ["abc"], "beats": [((0,),) * n]} for n in range(1, 30)])
-    windows = find_windows(
-        shards, [Arrangement((("letters",), ("beats",)), drop=0.2, shuffle=True)], 64
-    )
+    windows = find_windows(shards, [Arrangement((("letters",), ("beats",)), drop=0.2, shuffle=True)], 64)
     plans = [epoch_plan(windows, *key) for key in ((1, 0), (1, 0), (1, 1), (2, 0))]
     orders = [p.order.tolist() for p in plans]
     assert orders[0] == orders[1]
@@ -173,9 +165,7 @@ def test_documents_in_a_row_do_not_touch(folder, documents, context):
         pieces = plan.row(r)
         row = build_row(shards, VOCABULARY, windows, pieces)
         targets = targets_of(row)
-        assert all(
-            a.shape == (context,) for a in (row.ids, row.document, row.position, row.clock, targets)
-        )
+        assert all(a.shape == (context,) for a in (row.ids, row.document, row.position, row.clock, targets))
         filled = row.document >= 0
         assert set(row.document[filled]) == set(range(len(pieces)))
         assert not row.ids[~filled].any() and PAD == 0

@@ -109,9 +109,7 @@ def test_a_folder_becomes_shards(tmp_path):
             stem = folder.parent / d.source
             for s in d.segments:
                 content = vocabulary.decode(s.modality, s.ids)
-                (expected,) = vocabulary.tokenizers[s.modality].read(
-                    stem.with_suffix(f".{s.modality}")
-                )
+                (expected,) = vocabulary.tokenizers[s.modality].read(stem.with_suffix(f".{s.modality}"))
                 assert content == expected.content
                 assert s.units == vocabulary.tokenizers[s.modality].units(content)
             assert d.metadata["bars"] == len(d.segments[-1].cuts)
@@ -143,9 +141,7 @@ def test_shards_do_not_depend_on_workers(tmp_path):
         report = json.loads(contents.pop("report.json"))
         assert report["kept"] == 60
     assert made[0] == made[1]
-    assert {"train-00000.arrow", "valid-00000.arrow", "manifest.json", "vocabulary.json"} == set(
-        made[0]
-    )
+    assert {"train-00000.arrow", "valid-00000.arrow", "manifest.json", "vocabulary.json"} == set(made[0])
 
 
 def test_nothing_is_done_twice(tmp_path):
@@ -205,9 +201,7 @@ def test_no_worker_spoils_it(tmp_path):
     tokenizers = {"letters": plugin(tmp_path / "wild.py", WILD), "beats": {"plugin": BEATS}}
     lines = ['{"beats": "x..."}', '{"letters": "die"}', '{"letters": "abc"}']
     (folder / "lines.jsonl").write_text("\n".join(lines))
-    recipe = toy_recipe(
-        folder, tmp_path / "run", workers=2, seconds_per_file=1.0, tokenizers=tokenizers
-    )
+    recipe = toy_recipe(folder, tmp_path / "run", workers=2, seconds_per_file=1.0, tokenizers=tokenizers)
     started = time.monotonic()
     report = quietly(recipe)
     assert time.monotonic() - started < 30
@@ -271,9 +265,7 @@ def test_tokenizers_learn_from_the_training_documents(tmp_path):
     (held_out / "c.letters").write_text("cd")
     (held_out / "d.letters").write_text("bc")
     tokenizers = {"letters": plugin(tmp_path / "learner.py", LEARNER), "beats": {"plugin": BEATS}}
-    recipe = toy_recipe(
-        folder, tmp_path / "run", tokenizers=tokenizers, validation_folders=[str(held_out)]
-    )
+    recipe = toy_recipe(folder, tmp_path / "run", tokenizers=tokenizers, validation_folders=[str(held_out)])
     report = quietly(recipe)
     vocabulary = Vocabulary.load(report.folder)
     assert vocabulary.tokenizers["letters"].letters == "abc"
@@ -295,15 +287,11 @@ def corpus(name):
     return sorted(Path({str(folder)!r}).iterdir())
 """
     tokenizers = {"letters": plugin(tmp_path / "named.py", source), "beats": {"plugin": BEATS}}
-    recipe = toy_recipe(
-        folder, tmp_path / "run", folders=[], corpora=["toys"], tokenizers=tokenizers
-    )
+    recipe = toy_recipe(folder, tmp_path / "run", folders=[], corpora=["toys"], tokenizers=tokenizers)
     assert quietly(recipe).kept == 4
     assert documents(tmp_path / "run" / "shards", "train")[0].source.startswith("toys/s00")
     with pytest.raises(UserError) as error:
-        quietly(
-            toy_recipe(folder, tmp_path / "run", folders=[], corpora=["toy"], tokenizers=tokenizers)
-        )
+        quietly(toy_recipe(folder, tmp_path / "run", folders=[], corpora=["toy"], tokenizers=tokenizers))
     assert str(error.value) == "data.corpora: there is no corpus 'toy' (known: toys)"
     with pytest.raises(UserError, match="no tokenizer of this recipe knows the corpus 'toys'"):
         quietly(toy_recipe(folder, tmp_path / "run2", folders=[], corpora=["toys"]))
@@ -352,9 +340,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_left(tmp_path, changes
     def here(value):
         return [v.format(tmp=tmp_path) for v in value] if isinstance(value, list) else value
 
-    changes = {
-        k: v.format(tmp=tmp_path) if isinstance(v, str) else here(v) for k, v in changes.items()
-    }
+    changes = {k: v.format(tmp=tmp_path) if isinstance(v, str) else here(v) for k, v in changes.items()}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as error:
         quietly(toy_recipe(tmp_path / "d", tmp_path / "runs" / "run", **changes))
@@ -396,8 +382,7 @@ def test_killed_in_the_middle_leaves_the_old_shards_and_is_cleaned_up(tmp_path):
 
 def test_preparing_never_imports_torch():
     code = (
-        "import sys, multimodal_gpt.data.prepare, multimodal_gpt.data.packing\n"
-        "print('torch' in sys.modules)"
+        "import sys, multimodal_gpt.data.prepare, multimodal_gpt.data.packing\nprint('torch' in sys.modules)"
     )
     path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
     done = subprocess.run(

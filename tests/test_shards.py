@@ -33,11 +33,7 @@ def segments(draw):
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
@@ -91,9 +87,7 @@ def test_what_is_written_is_read(tmp_path_factory, documents):
 def numbered(count, tokens=10):
     for i in range(count):
         ids = np.arange(i, i + tokens, dtype=np.int32)
-        segment = Encoded(
-            "a", ids, ids.astype(np.float32), np.array([0, 5], dtype=np.int64), tokens
-        )
+        segment = Encoded("a", ids, ids.astype(np.float32), np.array([0, 5], dtype=np.int64), tokens)
         yield StoredDocument((segment,), {"i": i}, f"d/{i}", f"g{i}")
 
 
@@ -121,9 +115,7 @@ def test_pandas_and_friends_can_read_them(tmp_path):
     folder = write(tmp_path / "s", numbered(2))
     table = pa.ipc.open_file(str(folder / "train-00000.arrow")).read_all()
     (first, _) = table.to_pylist()
-    assert first["segments"][0]["ids"] == list(range(10)) and json.loads(first["metadata"]) == {
-        "i": 0
-    }
+    assert first["segments"][0]["ids"] == list(range(10)) and json.loads(first["metadata"]) == {"i": 0}
 
 
 def cut_short(path):

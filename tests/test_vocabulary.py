@@ -102,7 +102,7 @@ def test_a_plugin_file_that_moved_can_be_pointed_to(tmp_path):
     plugin.write_text((TOYS / "letters.py").read_text())
     Vocabulary([Modality("letters", str(plugin))]).save(tmp_path / "run")
     plugin.rename(tmp_path / "elsewhere.py")
-    with pytest.raises(UserError, match="needs the plugin file 'letters.py', which is code"):
+    with pytest.raises(UserError, match=r"needs the plugin file 'letters\.py', which is code"):
         Vocabulary.load(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "elsewhere.py").rename(tmp_path / "elsewhere" / "letters.py")

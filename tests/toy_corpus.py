@@ -28,9 +28,7 @@ def write_corpus(folder: Path, documents: int, bars: int = 12, seed: int = 1) ->
         rows = ["".join(rng.choice("x...") for _ in range(4)) for _ in range(rng.randrange(bars))]
         (folder / f"s{i:03d}.beats").write_text("\n".join(["x...", *rows]))
         if i % 3:
-            (folder / f"s{i:03d}.letters").write_text(
-                "".join(rng.choices("abcde", k=rng.randint(1, 9)))
-            )
+            (folder / f"s{i:03d}.letters").write_text("".join(rng.choices("abcde", k=rng.randint(1, 9))))
     return folder
 
 
@@ -39,9 +37,7 @@ def toy_recipe(folder: Path, run: Path, **changes: Any) -> Recipe:
     sections = {k: changes.pop(k) for k in list(changes) if k in Recipe.model_fields}
     tokenizers = {"letters": {"plugin": LETTERS}, "beats": {"plugin": BEATS}}
     data = {"folders": [str(folder)], "workers": 1, **changes}
-    return Recipe.model_validate(
-        {"run": str(run), "tokenizers": tokenizers, "data": data, **sections}
-    )
+    return Recipe.model_validate({"run": str(run), "tokenizers": tokenizers, "data": data, **sections})
 
 
 def document(source: str = "d", **segments: Any) -> Document:

@@ -2,9 +2,9 @@
 
 Bar_4/4 [Chord] (Position Chord)* Bar_4/4 ...      Chord = Root Quality [Bass] | NoChord | Unknown
 
-A bar token carries its meter, and the chord right after it stands at the bar line. With a TimeSig after every Bar and a
-Position before every chord, as REMI writes melodies, a Nottingham tune takes a fifth more tokens (melody included) and
-costs 0.17 bits per note more after 1.2 M tokens of training.
+A bar token carries its meter, and the chord right after it stands at the bar line. With a TimeSig after
+every Bar and a Position before every chord, as REMI writes melodies, a Nottingham tune and its melody take
+16 % more tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _LONGEST = max(n for n, _ in ALL_METERS)  # beats
 _NAMES = tuple(q.name for q in QUALITIES)
 
 POSITION = len(ALL_METERS)
-"""Ids below are bar lines, one per meter; `POSITION` itself, place 0 of a bar, is not used: the bar line says it."""
+"""Ids below are bar lines, one per meter; `POSITION` itself, place 0 of a bar, is not used: the bar line
+says it."""
 _ROOT = POSITION + POSITIONS * _LONGEST
 _NO_CHORD = _ROOT + 12
 _UNKNOWN = _NO_CHORD + 1
@@ -96,9 +97,9 @@ def is_position(ids: np.ndarray) -> np.ndarray:
 def grammar() -> Grammar:
     """Positions grow and stay inside the bar; a segment holds at least one chord with a root.
 
-    A state remembers the bar's length and the last position (-1 right after the bar line), and, where a segment may
-    end, whether a chord has come yet. `free`: between events; `root`, `quality`: what must come next; `named`: after
-    Quality, where a Bass may come. About 9,900 states of 284 ids.
+    A state remembers the bar's length and the last position (-1 right after the bar line), and, where a
+    segment may end, whether a chord has come yet. `free`: between events; `root`, `quality`: what must come
+    next; `named`: after Quality, where a Bass may come. About 9,900 states of 284 ids.
     """
     pairs = [(n, last) for n in range(1, _LONGEST + 1) for last in range(-1, POSITIONS * n)]
     length, last = np.array(pairs).T  # (P,) beats, position

@@ -1,12 +1,12 @@
 """The modality `chords`: chord symbols (root, quality, bass) on the grid of the melody.
 
-A stream is `Bar_4/4 [Chord] (Position Chord)*` for every bar, a Chord being `Root Quality [Bass]`, NoChord or Unknown.
-A chord lasts until the next event, the last one until the end of the last bar. Equal neighbours are one event, however
-often a book repeats the symbol, and a unit ("chord") is an event in this sense. Silence of harmony is a NoChord event,
-except before the first chord, where nothing is written.
+A stream is `Bar_4/4 [Chord] (Position Chord)*` for every bar, a Chord being `Root Quality [Bass]`, NoChord
+or Unknown. A chord lasts until the next event, the last one until the end of the last bar. Equal neighbours
+are one event, however often a book repeats the symbol, and a unit ("chord") is an event in this sense.
+Silence of harmony is a NoChord event, except before the first chord, where nothing is written.
 
-Every bar says its meter, and what sounds when it begins: so a bar cut out of a piece is a legal stream of its own, and a
-melody that takes turns with the chords finds its harmony in the bar beside it.
+Every bar says its meter, and what sounds when it begins: so a bar cut out of a piece is a legal stream of
+its own, and a melody that takes turns with the chords finds its harmony in the bar beside it.
 """
 
 from __future__ import annotations

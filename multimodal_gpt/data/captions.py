@@ -89,9 +89,7 @@ def caption(
     own = document.content(captions.into)
     facts = {**document.metadata, GIVEN: own if isinstance(own, str) else None}
     found = phrases(captions.templates, facts)
-    drawn = seeded(captions.seed, document.source, shift).permutation(len(found))[
-        : captions.variants
-    ]
+    drawn = seeded(captions.seed, document.source, shift).permutation(len(found))[: captions.variants]
     segments, used = list(document.segments), []
     for phrase in [list(found)[i] for i in sorted(drawn)]:
         try:

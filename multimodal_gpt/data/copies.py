@@ -115,18 +115,14 @@ def answer(group: Group, tools: Tools) -> Answer:
         kind = PARTLY if copies else UNREADABLE
         skips += [Skip(found.source, kind, p) for p in (problems if copies else problems[:1])]
         if copies:
-            documents.append(
-                (_brief(copies[0], found.source, templates, group), pickle.dumps(copies))
-            )
+            documents.append((_brief(copies[0], found.source, templates, group), pickle.dumps(copies)))
     return Answer(tuple(skips), tuple(documents))
 
 
 def _brief(copy: Copy, source: str, templates: Iterable[str], group: Group) -> Brief:
     tracks = tuple((k, str(v)) for k, v in sorted(copy.metadata.items()) if k.endswith("_track"))
     title = copy.metadata.get("title")
-    return Brief(
-        source, title if isinstance(title, str) else "", group.held_out, tracks, tuple(templates)
-    )
+    return Brief(source, title if isinstance(title, str) else "", group.held_out, tracks, tuple(templates))
 
 
 def copies_of(
@@ -194,18 +190,12 @@ def _completed(document: Document, steps: int, tools: Tools) -> tuple[Document, 
     composed: list[Segment] = []
     for name, tokenizer in tools.tokenizers.items():
         compose = getattr(tokenizer, "compose", None)
-        content = (
-            compose(document.metadata) if compose and name not in document.modalities else None
-        )
+        content = compose(document.metadata) if compose and name not in document.modalities else None
         if content is not None:
             composed.append(Segment(name, content))
     document = replace(document, segments=(*document.segments, *composed))
     captions = tools.rules.captions
-    return (
-        caption(document, captions, tools.tokenizers[captions.into], steps)
-        if captions
-        else (document, ())
-    )
+    return caption(document, captions, tools.tokenizers[captions.into], steps) if captions else (document, ())
 
 
 def _copy(parts: Sequence[_Part], steps: int, metadata: Mapping[str, Any], tools: Tools) -> Copy:

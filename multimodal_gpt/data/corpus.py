@@ -204,9 +204,7 @@ class _Piece:
         if isinstance(item.content, UserError):
             self.fail(item.content, path)
         elif modality in self.segments:
-            self.problems.append(
-                f"{path.name} is not used for {modality}: another file of the same name is"
-            )
+            self.problems.append(f"{path.name} is not used for {modality}: another file of the same name is")
         else:
             self.segments[modality] = [item.content]
         self.tell(item.metadata)
@@ -254,9 +252,7 @@ def _read_files(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Docum
                     pieces.setdefault(item.key, _Piece()).add(name, item, path)
     nothing = f"nothing of {_listed(readers)} in it"
     keyed = [key for key in pieces if key]
-    if (
-        len(keyed) == 1 and "" in pieces
-    ):  # a lone piece of a book: what its other files say is about it
+    if len(keyed) == 1 and "" in pieces:  # a lone piece of a book: what its other files say is about it
         pieces[keyed[0]].join(pieces.pop(""))
     if len(pieces) <= 1:
         only = next(iter(pieces), "")
@@ -278,11 +274,7 @@ def _printable(name: str) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     unique = list(dict.fromkeys(names))
-    return (
-        " or ".join(filter(None, [", ".join(unique[:-1]), unique[-1]]))
-        if unique
-        else "any modality"
-    )
+    return " or ".join(filter(None, [", ".join(unique[:-1]), unique[-1]])) if unique else "any modality"
 
 
 def _items(tokenizer: Tokenizer, path: Path) -> Iterator[Item | UserError]:
@@ -316,9 +308,7 @@ def _read_line(
         return [Skip(source, UNREADABLE, f"is not JSON: {error}")]
     if not isinstance(record, dict):
         return [Skip(source, UNREADABLE, "is not a JSON object")]
-    piece = _Piece(
-        metadata={k: v for k, v in record.items() if k not in tokenizers and v is not None}
-    )
+    piece = _Piece(metadata={k: v for k, v in record.items() if k not in tokenizers and v is not None})
     for name, tokenizer in tokenizers.items():
         given = record.get(name)
         for value in given if isinstance(given, list) else [] if given is None else [given]:

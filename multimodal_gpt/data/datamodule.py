@@ -85,19 +85,13 @@ class Epochs:
 class Rows(Dataset[dict[str, Tensor]]):
     """Row `index` of endless epochs as tensors (T,): ids, targets, document, position, clock."""
 
-    def __init__(
-        self, shards: Shards, vocabulary: Ranged, windows: Windows, epochs: Epochs
-    ) -> None:
+    def __init__(self, shards: Shards, vocabulary: Ranged, windows: Windows, epochs: Epochs) -> None:
         self.shards, self.windows, self.epochs = shards, windows, epochs
-        self.vocabulary = _Ranges(
-            dict(vocabulary.ranges)
-        )  # worker processes need nothing else of it
+        self.vocabulary = _Ranges(dict(vocabulary.ranges))  # worker processes need nothing else of it
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, place = self.epochs.locate(index)
-        row = build_row(
-            self.shards, self.vocabulary, self.windows, self.epochs.plan(epoch).row(place)
-        )
+        row = build_row(self.shards, self.vocabulary, self.windows, self.epochs.plan(epoch).row(place))
         return {
             "ids": torch.from_numpy(row.ids.astype(np.int64)),
             "targets": torch.from_numpy(targets_of(row)),
@@ -151,21 +145,15 @@ class RowsData(L.LightningDataModule):
         self.cut, self.workers = cut, recipe.train.workers
         self.batches = recipe.train.steps * cut.batches_per_step
         self.train_rows = _rows(folder, "train", vocabulary, arrangements, cut.context, recipe.seed)
-        self.valid_rows = _rows(
-            folder, "valid", vocabulary, arrangements, cut.context, VALIDATION_SEED
-        )
+        self.valid_rows = _rows(folder, "valid", vocabulary, arrangements, cut.context, VALIDATION_SEED)
         self.evaluate_rows = recipe.train.evaluate_rows
         self._start_row = 0
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Micro-batches of dict(ids, targets, document, position, clock), each (B, T)."""
-        rank, devices = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, devices = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         start = self._start_row // (self.cut.rows_per_batch * devices)
-        self.train_rows.epochs.locate(
-            self._start_row
-        )  # planned here once, workers begin with a copy
+        self.train_rows.epochs.locate(self._start_row)  # planned here once, workers begin with a copy
         sampler = Batches(self.cut.rows_per_batch, start, self.batches, rank, devices)
         return self._loader(self.train_rows, sampler, self.workers)
 
@@ -179,9 +167,7 @@ class RowsData(L.LightningDataModule):
         return self._loader(self.valid_rows, batches, 0)
 
     def _loader(self, rows: Rows, batches: Any, workers: int) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader(
-            rows, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0
-        )
+        return DataLoader(rows, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Global rows that are trained on, and rows of the epochs so far, so that no old epoch is

@@ -65,9 +65,7 @@ class Plan:
         """The pieces of a row, in order."""
         w = self.windows
         return [
-            Piece(
-                int(w.document[i]), float(w.start[i]), float(w.stop[i]), (self.seed, self.epoch, i)
-            )
+            Piece(int(w.document[i]), float(w.start[i]), float(w.stop[i]), (self.seed, self.epoch, i))
             for i in self.order[self.offsets[index] : self.offsets[index + 1]].tolist()
         ]
 
@@ -176,9 +174,7 @@ def piece_stream(
     """Global ids (T,) and clock (T,) of a piece, cut where even one chunk is longer than the context."""
     segments = shards.segments(piece.document)
     shown = window_segments(segments, piece.start, piece.stop, windows.used, windows.context)
-    options = {
-        n: [s for s in shown if s.modality == n] for n in dict.fromkeys(s.modality for s in shown)
-    }
+    options = {n: [s for s in shown if s.modality == n] for n in dict.fromkeys(s.modality for s in shown)}
     rng = _piece_rng(piece.seed)
     chosen = _choose(options, rng)
     counts = {n: len(s.edges) - 1 for n, s in chosen.items()}

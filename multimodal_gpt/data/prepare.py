@@ -73,9 +73,7 @@ def prepare(recipe: Recipe, *, force: bool = False, progress: bool = True) -> Re
         # 3) Read, describe, caption and encode every document in worker processes
         found = _read_all(data, listing, rules, spool, progress=progress)
         # 4) Hold out documents
-        split = split_documents(
-            [d.brief for d in found.documents], data.validation, data.limit, recipe.seed
-        )
+        split = split_documents([d.brief for d in found.documents], data.validation, data.limit, recipe.seed)
         if not split.train:
             raise UserError(
                 "no document is left to train on" + kinds(found.skips),
@@ -101,9 +99,7 @@ def prepare(recipe: Recipe, *, force: bool = False, progress: bool = True) -> Re
 
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError(
-            "is a file where the folder of the shards should be", folder, "set data.shards"
-        )
+        raise UserError("is a file where the folder of the shards should be", folder, "set data.shards")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise UserError("holds other files than shards", folder, "set data.shards to a new folder")
 
@@ -154,19 +150,14 @@ def _rules(recipe: Recipe, learners: Sequence[Modality], folder: Path) -> Rules:
     readers = tuple(plugins.fit(m, (), folder) for m in learners)
     words = recipe.data.captions
     captions = (
-        Captions(words.into, tuple(words.templates), words.variants, recipe.seed)
-        if words.templates
-        else None
+        Captions(words.into, tuple(words.templates), words.variants, recipe.seed) if words.templates else None
     )
     shifts = (0, *sorted(set(recipe.data.shifts) - {0}))
     return Rules(readers, folder, learning, captions, shifts)
 
 
 def _learn(learners: Sequence[Modality], rules: Rules, contents: Any, folder: Path) -> Vocabulary:
-    fitted = [
-        plugins.fit(m, contents(m.name), folder) if m.name in rules.learning else m
-        for m in learners
-    ]
+    fitted = [plugins.fit(m, contents(m.name), folder) if m.name in rules.learning else m for m in learners]
     return Vocabulary(fitted, folder)
 
 
@@ -201,9 +192,7 @@ def _read_all(
     return found
 
 
-def _answers(
-    groups: Sequence[Group], data: DataRecipe, rules: Rules
-) -> Iterator[tuple[Group, bytes | Lost]]:
+def _answers(groups: Sequence[Group], data: DataRecipe, rules: Rules) -> Iterator[tuple[Group, bytes | Lost]]:
     """What workers make of each group; lines that cost a worker its life are read again one by one."""
     tasks = [Task(g, data.seconds_per_file * (1 + g.size // BYTES_PER_LIMIT)) for g in groups]
     with closing(run(partial(make_work, rules), tasks, data.workers or _cores())) as answers:
@@ -246,9 +235,7 @@ def _copies(document: _Kept, spool: IO[bytes]) -> list[Copy]:
     return copies
 
 
-def _contents(
-    found: _Found, indexes: Sequence[int], spool: IO[bytes], modality: str
-) -> Iterator[Any]:
+def _contents(found: _Found, indexes: Sequence[int], spool: IO[bytes], modality: str) -> Iterator[Any]:
     """All contents of a modality in the training documents, shifted copies included."""
     for index in indexes:
         for copy in _copies(found.documents[index], spool):
@@ -303,9 +290,7 @@ class _Counter:
         self.rows = 0
         units = {name: vocabulary.tokenizer(name).unit for name in vocabulary.names}
         empty = {"documents": 0, "segments": 0, "tokens": 0, "units": 0}
-        self.modalities: dict[str, dict[str, Any]] = {
-            n: {**empty, "unit": u} for n, u in units.items()
-        }
+        self.modalities: dict[str, dict[str, Any]] = {n: {**empty, "unit": u} for n, u in units.items()}
 
     def count(self, documents: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
         for document in documents:

@@ -54,9 +54,7 @@ class Report:
 
     def summary(self) -> str:
         """One line: `412 found, 388 kept, 24 skipped: 19 nothing usable, 3 unreadable, 2 timed out`."""
-        return f"{self.found} found, {self.kept} kept, {len(self.skips)} skipped" + kinds(
-            self.skips
-        )
+        return f"{self.found} found, {self.kept} kept, {len(self.skips)} skipped" + kinds(self.skips)
 
     def lines(self) -> list[str]:
         """The report for a console, a line each; at most ten skipped files."""
@@ -70,9 +68,7 @@ class Report:
         lines += [f"{n} ignored: {suffix}" for suffix, n in self.ignored.items()]
         lines += [f"{key}: {_shares(values)}" for key, values in self.tracks.items()]
         lines += [
-            f"no document knows all fields of the caption {t!r}"
-            for t, n in self.templates.items()
-            if not n
+            f"no document knows all fields of the caption {t!r}" for t, n in self.templates.items() if not n
         ]
         if self.unused:
             lines.append(f"{self.unused} left out by data.limit")
@@ -86,9 +82,7 @@ class Report:
 def kinds(skips: Sequence[Skip]) -> str:
     """`: 19 nothing usable, 3 unreadable`; nothing where there are none."""
     count = Counter(s.kind for s in skips)
-    parts = [
-        f"{n} {kind}" for kind, n in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
+    parts = [f"{n} {kind}" for kind, n in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))]
     return ": " + ", ".join(parts) if parts else ""
 
 

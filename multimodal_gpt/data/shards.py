@@ -54,8 +54,7 @@ class StoredDocument:
     def bytes(self) -> int:
         """About the size of its arrays."""
         return sum(
-            4 * len(s.ids) * (1 if s.clock is None else 2) + 8 * len(s.cuts) + 64
-            for s in self.segments
+            4 * len(s.ids) * (1 if s.clock is None else 2) + 8 * len(s.cuts) + 64 for s in self.segments
         )
 
 
@@ -81,9 +80,7 @@ def schema() -> pa.Schema:
     return pa.schema([*columns, ("segments", pa.list_(segment))])
 
 
-def write_shards(
-    folder: Path, split: str, documents: Iterable[StoredDocument]
-) -> list[dict[str, Any]]:
+def write_shards(folder: Path, split: str, documents: Iterable[StoredDocument]) -> list[dict[str, Any]]:
     """Write the files of a split, the reverse of `open_shards`; gives name, rows, bytes and SHA-256 of
     each.
 
@@ -158,9 +155,7 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
 
 
-def _lists(
-    arrays: Sequence[np.ndarray], kind: Any, missing: np.ndarray | None = None
-) -> pa.ListArray:
+def _lists(arrays: Sequence[np.ndarray], kind: Any, missing: np.ndarray | None = None) -> pa.ListArray:
     import pyarrow as pa
 
     offsets = pa.array(_offsets([len(a) for a in arrays]))
@@ -237,9 +232,7 @@ class Shards:
         self.folder, self.split = folder, split
         self.manifest = read_manifest(folder)
         self.names: tuple[str, ...] = tuple(self.manifest["modalities"])
-        self._batches = [
-            b for entry in self.files for b in _open(folder / entry["name"], self.names)
-        ]
+        self._batches = [b for entry in self.files for b in _open(folder / entry["name"], self.names)]
         rows = np.array([b.batch.num_rows for b in self._batches], dtype=np.int64)
         self._starts = np.concatenate(([0], np.cumsum(rows)))
 
@@ -264,20 +257,16 @@ class Shards:
         first, stop = batch.segments[row], batch.segments[row + 1]
         segments = tuple(batch.segment(place, self.names) for place in range(first, stop))
         values = {
-            name: batch.batch.column(i)[row].as_py()
-            for i, name in enumerate(batch.batch.schema.names[:4])
+            name: batch.batch.column(i)[row].as_py() for i, name in enumerate(batch.batch.schema.names[:4])
         }
         metadata = json.loads(values["metadata"])
-        return StoredDocument(
-            segments, metadata, values["source"], values["group"], values["shift"]
-        )
+        return StoredDocument(segments, metadata, values["source"], values["group"], values["shift"])
 
     def segments(self, index: int) -> tuple[Encoded, ...]:
         """The segments of a document alone: what rows are built from."""
         batch, row = self._place(index)
         return tuple(
-            batch.segment(p, self.names)
-            for p in range(batch.segments[row], batch.segments[row + 1])
+            batch.segment(p, self.names) for p in range(batch.segments[row], batch.segments[row + 1])
         )
 
     def _place(self, index: int) -> tuple[_Batch, int]:
@@ -372,9 +361,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not intact:
         raise UserError("the file is damaged", path, AGAIN)
     if manifest["format"] != FORMAT:
-        raise UserError(
-            f"has format {manifest['format']}, this version reads {FORMAT}", path, AGAIN
-        )
+        raise UserError(f"has format {manifest['format']}, this version reads {FORMAT}", path, AGAIN)
     return manifest
 
 

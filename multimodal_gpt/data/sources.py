@@ -80,11 +80,7 @@ def files_fingerprint(listing: Listing) -> str:
 def kept_without_sources(folder: Path, recipe: Recipe) -> Report | None:
     """The report of shards whose data is no longer there, as on a machine that only trains."""
     named = [*recipe.data.folders, *recipe.data.validation_folders]
-    if (
-        any(Path(f).exists() for f in named)
-        or recipe.data.corpora
-        or not (folder / MANIFEST).is_file()
-    ):
+    if any(Path(f).exists() for f in named) or recipe.data.corpora or not (folder / MANIFEST).is_file():
         return None
     same = not named or read_manifest(folder)["recipe"] == recipe_fingerprint(recipe)
     return load_report(folder) if same else None
@@ -98,15 +94,10 @@ def unchanged(folder: Path, recipe: Recipe, sources: Sequence[Source]) -> Report
             return None
         listing = list_files(sources, manifest["suffixes"])
         whole = all(
-            (folder / entry["name"]).is_file()
-            and (folder / entry["name"]).stat().st_size == entry["bytes"]
+            (folder / entry["name"]).is_file() and (folder / entry["name"]).stat().st_size == entry["bytes"]
             for split in SPLITS
             for entry in manifest["splits"][split]["files"]
         )
-        return (
-            load_report(folder)
-            if whole and manifest["inputs"] == files_fingerprint(listing)
-            else None
-        )
+        return load_report(folder) if whole and manifest["inputs"] == files_fingerprint(listing) else None
     except (UserError, KeyError):
         return None

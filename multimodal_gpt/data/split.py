@@ -49,10 +49,7 @@ def group_names(briefs: Sequence[Brief]) -> list[str]:
     titles = [bare_title(b.title) for b in briefs]
     count = Counter(titles)
     crowd = max(CROWD, len(briefs) // 20)
-    return [
-        t if t and count[t] <= crowd else _stem(b.source)
-        for t, b in zip(titles, briefs, strict=True)
-    ]
+    return [t if t and count[t] <= crowd else _stem(b.source) for t, b in zip(titles, briefs, strict=True)]
 
 
 def _stem(source: str) -> str:
@@ -91,15 +88,10 @@ def _drawn(groups: Sequence[str], sources: Sequence[str], share: float) -> set[i
 
 def unit_hash(name: str) -> float:
     """A number in [0, 1) that depends on the name alone."""
-    return (
-        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-        / 2**64
-    )
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def _limited(
-    indexes: Sequence[int], sources: Sequence[str], limit: int | None, seed: int
-) -> tuple[int, ...]:
+def _limited(indexes: Sequence[int], sources: Sequence[str], limit: int | None, seed: int) -> tuple[int, ...]:
     if limit is None or len(indexes) <= limit:
         return tuple(indexes)
     drawn = sorted(indexes, key=lambda i: (unit_hash(f"{seed} {sources[i]}"), sources[i]))[:limit]

@@ -110,9 +110,7 @@ def find_windows(shards: Shards, arrangements: Sequence[Arrangement], context: i
     names, lengths = shards.names, shards.lengths
     bounds = _bounds(arrangements, names)
     named = np.array([any(b.tokens[m] for b in bounds) for m in range(len(names))], dtype=bool)
-    tokens, chunks = (
-        _largest(lengths, sizes, len(names)) for sizes in (lengths.tokens, lengths.chunks)
-    )
+    tokens, chunks = (_largest(lengths, sizes, len(names)) for sizes in (lengths.tokens, lengths.chunks))
     present = (tokens > 0) & named  # (D, M)
     worst = np.max([b.fixed(present) + b.weigh(tokens, chunks) for b in bounds], axis=0)
     usable = present.any(axis=1)
@@ -195,9 +193,7 @@ class _Cutter:
         """Place and entries of each window of a document."""
         segments = [s for s in segments if s.modality in self.used]
         header = header_of(segments, self.context)
-        self.shortened += any(
-            len(header.shorten(s).ids) < len(s.ids) for s in segments if header.holds(s)
-        )
+        self.shortened += any(len(header.shorten(s).ids) < len(s.ids) for s in segments if header.holds(s))
         heads = [header.shorten(s) for s in segments if header.holds(s)]
         body = [s for s in segments if not header.holds(s)]
         room = [self.context - fixed for fixed in self._fixed(segments, heads)]
@@ -220,9 +216,7 @@ class _Cutter:
         chunks = self._per_modality(heads, [np.array([len(s.edges) - 1]) for s in heads], 1)[0]
         return [int(b.fixed(present) + b.weigh(tokens, chunks)) for b in self.bounds]
 
-    def _per_modality(
-        self, segments: Sequence[Encoded], sizes: Sequence[np.ndarray], n: int
-    ) -> np.ndarray:
+    def _per_modality(self, segments: Sequence[Encoded], sizes: Sequence[np.ndarray], n: int) -> np.ndarray:
         """(n, M): the largest size among alternatives, at each of n places."""
         table = np.zeros((n, len(self.names)), dtype=np.int64)
         for segment, size in zip(segments, sizes, strict=True):
@@ -244,8 +238,7 @@ class _Cutter:
         first = 0
         while first < n:
             fits = (
-                np.searchsorted(s, s[first] + r, side="right") - 1
-                for s, r in zip(sums, room, strict=True)
+                np.searchsorted(s, s[first] + r, side="right") - 1 for s, r in zip(sums, room, strict=True)
             )
             last = max(first + 1, int(min(fits)))
             yield first, last
@@ -304,9 +297,7 @@ def part_of(segment: Encoded, first: int, last: int) -> Encoded:
     if clock is not None and len(clock):
         clock = clock - clock[0]
     cuts = segment.cuts[(segment.cuts >= first) & (segment.cuts < last)] - first
-    return Encoded(
-        segment.modality, ids, clock, cuts, round(segment.units * len(ids) / len(segment.ids))
-    )
+    return Encoded(segment.modality, ids, clock, cuts, round(segment.units * len(ids) / len(segment.ids)))
 
 
 def _exact(

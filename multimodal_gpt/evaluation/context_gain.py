@@ -1,8 +1,10 @@
-"""Context gain: how many bits per unit of a target another modality saves, and whether it is the right one's doing.
+"""Context gain: how many bits per unit of a target another modality saves, and whether it is the right one's
+doing.
 
-For target y, context x, pieces i: gain = [sum B(y_i) - sum B(y_i | x_i)] / sum units_i, with B in bits. Two nulls put
-another piece's context in x's place: `stranger` any other piece's, `lookalike` one of the same mode and meter, moved to
-the same key and cut or repeated to the same length. Intervals: 95 % paired bootstrap over pieces, ratio of sums.
+For target y, context x, pieces i: gain = [sum B(y_i) - sum B(y_i | x_i)] / sum units_i, with B in bits. Two
+nulls put another piece's context in x's place: `stranger` any other piece's, `lookalike` one of the same
+mode and meter, moved to the same key and cut or repeated to the same length. Intervals: 95 % paired
+bootstrap over pieces, ratio of sums.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11, "#": 1, "b": -
 
 @dataclass(frozen=True)
 class Piece:
-    """One held-out document: a segment per modality, and metadata with `key` ("D major") and `meter` where known."""
+    """One held-out document: a segment per modality, and metadata with `key` ("D major") and `meter` where
+    known.
+    """
 
     segments: Mapping[str, Encoded]
     metadata: Mapping[str, Any]
@@ -70,7 +74,11 @@ class Gain:
 
 
 def summarise(
-    target: str, context: str, units: np.ndarray, bits: Mapping[str, np.ndarray], base: np.ndarray | None = None
+    target: str,
+    context: str,
+    units: np.ndarray,
+    bits: Mapping[str, np.ndarray],
+    base: np.ndarray | None = None,
 ) -> Gain:
     """A Gain from bits per piece (N,) under `alone`, `known`, `stranger` and `lookalike`.
 
@@ -100,8 +108,12 @@ def derange(count: int, seed: int) -> np.ndarray:
     return other
 
 
-def lookalikes(metadata: Sequence[Mapping[str, object]], seed: int, same: Callable[..., object]) -> np.ndarray:
-    """(N,) another piece of the same class for each piece (any other piece where its class is a single one)."""
+def lookalikes(
+    metadata: Sequence[Mapping[str, object]], seed: int, same: Callable[..., object]
+) -> np.ndarray:
+    """(N,) another piece of the same class for each piece (any other piece where its class is a single
+    one).
+    """
     rng = np.random.default_rng(seed)
     classes = [same(m) for m in metadata]
     chosen = []
@@ -127,7 +139,7 @@ def fit_chunks(segment: Encoded, times: np.ndarray, vocabulary: Vocabulary) -> E
     return Encoded(segment.modality, ids, clock, cuts, segment.units)
 
 
-def measure(
+def measure(  # noqa: PLR0913 (one call says all of an experiment)
     net: GPT,
     vocabulary: Vocabulary,
     pieces: Sequence[Piece],

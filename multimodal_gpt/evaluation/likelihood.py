@@ -1,8 +1,9 @@
 """How many bits a segment costs a model, whole and tokenizer-free, alone or knowing other segments.
 
-Only the target's own tokens are charged, every one of them: its ids and the token that closes each of its chunks.
-What the stream gives (other modalities, tags) is not predicted: the softmax runs over the target's ids and the closing
-tokens alone. Bits divided by units (notes, chords, characters) do not depend on the tokenization.
+Only the target's own tokens are charged, every one of them: its ids and the token that closes each of its
+chunks. What the stream gives (other modalities, tags) is not predicted: the softmax runs over the target's
+ids and the closing tokens alone. Bits divided by units (notes, chords, characters) do not depend on the
+tokenization.
 
 Letters: T tokens, V vocabulary.
 """
@@ -75,7 +76,9 @@ def _window_bits(
 
 
 def charged_tokens(vocabulary: Vocabulary, ids: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Two (T,) bool: the target's own ids, and the token right after each run of them, which closes a chunk."""
+    """Two (T,) bool: the target's own ids, and the token right after each run of them, which closes a
+    chunk.
+    """
     place = vocabulary.range(target)
     own = (ids >= place.first) & (ids < place.stop)
     closing = np.zeros_like(own)
@@ -84,7 +87,9 @@ def charged_tokens(vocabulary: Vocabulary, ids: np.ndarray, target: str) -> tupl
 
 
 def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
-    """Global ids that may answer at a charged place: the target's own, `<end>`, and every tag (a change of turns)."""
+    """Global ids that may answer at a charged place: the target's own, `<end>`, and every tag (a change of
+    turns).
+    """
     place = vocabulary.range(target)
     tags = [r.tag for r in vocabulary.ranges.values()]
     return np.array([END, *tags, *range(place.first, place.stop)], dtype=np.int64)
@@ -101,24 +106,32 @@ def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, conte
         first = _earliest(segments, layout, times, done, context)
         last = _latest(segments, layout, times, first, context)
         if last <= done:
-            raise UserError(f"a chunk of '{target}' and its context need more than {context} tokens", "likelihood")
+            raise UserError(
+                f"a chunk of '{target}' and its context need more than {context} tokens", "likelihood"
+            )
         stop = times[last] if last < len(times) else np.inf
         windows.append(Window(times[first] if done else 0.0, times[done] if done else -np.inf, stop))
         done = last
     return windows
 
 
-def _latest(segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, first: int, context: int) -> int:
+def _latest(
+    segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, first: int, context: int
+) -> int:
     """One past the last chunk such that chunks first .. last - 1 fit the context."""
     low, high = first, len(times)
     while low < high:
         middle = (low + high + 1) // 2
         stop = times[middle] if middle < len(times) else np.inf
-        low, high = (middle, high) if _fits(segments, layout, times[first], stop, context) else (low, middle - 1)
+        low, high = (
+            (middle, high) if _fits(segments, layout, times[first], stop, context) else (low, middle - 1)
+        )
     return low
 
 
-def _earliest(segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, done: int, context: int) -> int:
+def _earliest(
+    segments: Mapping[str, Encoded], layout: Layout, times: np.ndarray, done: int, context: int
+) -> int:
     """First chunk of the window that scores from `done` on: as far back as half the context allows."""
     first = done
     while first > 0 and _fits(segments, layout, times[first - 1], times[done], context // 2):

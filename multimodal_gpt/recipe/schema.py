@@ -1,4 +1,4 @@
-"""Every option of a recipe, once, with its unit and default. The YAML schema and the checks come from here."""
+"""Every option of a recipe, once, with its unit and default; checks and YAML schema come from here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class ModalityRecipe(BaseModel):
     """One tokenizer. Every key but `plugin` is an option of that plugin."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    plugin: str | None = Field(None, description="installed plugin, or ./file.py; the modality's own name if absent")
+    plugin: str | None = Field(
+        None, description="installed plugin, or ./file.py; the modality's own name if absent"
+    )
 
 
 class Captions(Section):
@@ -37,18 +39,28 @@ class DataRecipe(Section):
     """Where documents come from and how they are split and prepared."""
 
     folders: list[str] = Field(default_factory=list, description="folders or files, searched recursively")
-    corpora: list[str] = Field(default_factory=list, description="named corpora of the `corpus` extra: oneills, ryans ...")
-    validation_folders: list[str] = Field(default_factory=list, description="held-out documents of their own, if any")
-    validation: Fraction = Field(0.05, description="share of documents held out, by hash, where no folder is given")
-    limit: Count | None = Field(None, description="use at most this many documents of each split (seeded choice)")
+    corpora: list[str] = Field(
+        default_factory=list, description="named corpora of the `corpus` extra: oneills, ryans ..."
+    )
+    validation_folders: list[str] = Field(
+        default_factory=list, description="held-out documents of their own, if any"
+    )
+    validation: Fraction = Field(
+        0.05, description="share of documents held out, by hash, where no folder is given"
+    )
+    limit: Count | None = Field(
+        None, description="use at most this many documents of each split (seeded choice)"
+    )
     shards: str | None = Field(None, description="folder of the prepared shards; RUN/shards if absent")
     captions: Captions = Field(default_factory=Captions)
     shifts: list[int] = Field(
         default_factory=lambda: [0],
-        description="copies of every training document, moved by so many steps of the modalities' own symmetry (semitones)",
+        description="copies of every training document, each moved so many steps (music: semitones)",
     )
     workers: int = Field(0, ge=0, description="processes that prepare documents; 0 = one per core")
-    seconds_per_file: float = Field(30.0, gt=0, description="a file that takes longer is skipped and reported")
+    seconds_per_file: float = Field(
+        30.0, gt=0, description="a file that takes longer is skipped and reported"
+    )
 
 
 class ArrangementRecipe(Section):
@@ -67,12 +79,20 @@ class ModelRecipe(Section):
     depth: Count = Field(4, description="blocks")
     width: Count = Field(128, description="size of the residual stream, a multiple of heads")
     heads: Count = Field(4, description="query heads")
-    kv_heads: Count | None = Field(None, description="key and value heads, a divisor of heads; heads if absent")
+    kv_heads: Count | None = Field(
+        None, description="key and value heads, a divisor of heads; heads if absent"
+    )
     mlp_ratio: float = Field(2.667, gt=0, description="hidden width of the gated MLP / width")
     context: Annotated[int, Field(ge=16)] = Field(512, description="tokens the model sees at once")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout on block outputs while training")
-    rotary_base: float = Field(10_000.0, gt=0, description="slowest wavelength of the rotary embedding, tokens / 2 pi")
-    clock: Fraction = Field(0.5, description="share of the rotary angles that turn with musical time instead of place")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="dropout on block outputs while training"
+    )
+    rotary_base: float = Field(
+        10_000.0, gt=0, description="slowest wavelength of the rotary embedding, tokens / 2 pi"
+    )
+    clock: Fraction = Field(
+        0.5, description="share of the rotary angles that turn with musical time instead of place"
+    )
 
 
 class SamplePrompt(Section):
@@ -86,8 +106,12 @@ class TrainRecipe(Section):
     """The training run, in optimizer steps and tokens."""
 
     steps: Count = Field(1000, description="optimizer steps")
-    tokens_per_step: Count = Field(4096, description="tokens per optimizer step, rounded to whole rows of context")
-    rows_per_batch: Count | None = Field(None, description="rows per micro-batch; all rows of a step if absent")
+    tokens_per_step: Count = Field(
+        4096, description="tokens per optimizer step, rounded to whole rows of context"
+    )
+    rows_per_batch: Count | None = Field(
+        None, description="rows per micro-batch; all rows of a step if absent"
+    )
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
     warmup: Fraction = Field(0.05, description="share of the steps with a rising learning rate")
     decay: Fraction = Field(0.6, description="share of the steps, at the end, with a falling learning rate")
@@ -100,12 +124,18 @@ class TrainRecipe(Section):
     log_every: Count = Field(10, description="steps between rows of metrics.csv and progress updates")
     sample_every: int = Field(0, ge=0, description="steps between samples; 0 = none")
     samples: list[SamplePrompt] = Field(default_factory=list, description="what to generate then")
-    minutes: float | None = Field(None, gt=0, description="stop (and save) after so many minutes, whatever the step")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where the device is fast at it")
+    minutes: float | None = Field(
+        None, gt=0, description="stop (and save) after so many minutes, whatever the step"
+    )
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device is fast at it"
+    )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="where to train")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = one per core")
     workers: int = Field(0, ge=0, description="processes that build rows; 0 = in the training process")
-    tensorboard: bool = Field(False, description="also write TensorBoard logs (needs the tensorboard package)")
+    tensorboard: bool = Field(
+        False, description="also write TensorBoard logs (needs the tensorboard package)"
+    )
 
 
 class Recipe(Section):
@@ -113,7 +143,9 @@ class Recipe(Section):
 
     run: str = Field("runs/new", description="folder of the run: shards, checkpoint, metrics, samples")
     seed: int = Field(1, ge=0, description="decides everything random")
-    tokenizers: dict[str, ModalityRecipe] = Field(description="modalities in id order: name -> plugin options")
+    tokenizers: dict[str, ModalityRecipe] = Field(
+        description="modalities in id order: name -> plugin options"
+    )
     data: DataRecipe = Field(default_factory=DataRecipe)
     arrangements: list[ArrangementRecipe] = Field(
         default_factory=list, description="how documents are laid out; each order of all modalities if absent"

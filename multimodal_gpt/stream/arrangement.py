@@ -1,8 +1,10 @@
-"""Arrangements: in which order, dropped, interleaved or with a hole, the segments of a document meet the model.
+"""Arrangements: in which order, dropped, interleaved or with a hole, the segments of a document meet the
+model.
 
-A plain part of a stream is `<tag> ids <end>`. An interleaved part is `<mix>`, then the chunks (bars) of its modalities
-by time, each announced by its tag, then one `<end>`. A hole takes chunks out of one modality and gives them at the end,
-after `<fill>`, so that the model learns to fill a gap with both sides known (Bavarian et al. 2022, fill in the middle).
+A plain part of a stream is `<tag> ids <end>`. An interleaved part is `<mix>`, then the chunks (bars) of its
+modalities by time, each announced by its tag, then one `<end>`. A hole takes chunks out of one modality and
+gives them at the end, after `<fill>`, so that the model learns to fill a gap with both sides known (Bavarian
+et al. 2022, fill in the middle).
 
     <doc> <a> ... <end> <mix> <b> bar 1 <c> bar 1 <b> bar 2 <c> bar 2 <end> <eod>
 """
@@ -73,7 +75,9 @@ class Ranged(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Global ids (T,) int32, and the clock (T,) float32 in quarter notes: 0 for specials, tags and timeless ids."""
+    """Global ids (T,) int32, and the clock (T,) float32 in quarter notes: 0 for specials, tags and timeless
+    ids.
+    """
 
     ids: np.ndarray
     clock: np.ndarray
@@ -137,7 +141,8 @@ def stream_length(lengths: Mapping[str, tuple[int, int]], layout: Layout) -> int
 
 
 def crop(segments: Mapping[str, Encoded], start: float, stop: float) -> dict[str, Encoded]:
-    """The chunks that begin in [start, stop) quarter notes, with the clock set back to 0; timeless segments whole.
+    """The chunks that begin in [start, stop) quarter notes, with the clock set back to 0; timeless segments
+    whole.
 
     A segment that has no chunk in the window is left out. Units are shared out by tokens, rounded.
     """
@@ -186,7 +191,9 @@ class _Writer:
         first, last = segment.edges[start], segment.edges[stop]
         ids = segment.ids[first:last]
         self.ids.append((ids + self.ranges[segment.modality].first).astype(np.int32))
-        self.clock.append(np.zeros(len(ids), np.float32) if segment.clock is None else segment.clock[first:last])
+        self.clock.append(
+            np.zeros(len(ids), np.float32) if segment.clock is None else segment.clock[first:last]
+        )
 
     def plain(self, part: Sequence[Encoded], gap: Gap | None) -> None:
         (segment,) = part
@@ -232,7 +239,8 @@ def merge_chunks(times: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
 
 
 def from_stream(vocabulary: Vocabulary, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Local ids by modality, in order of appearance, chunks joined and gaps filled: the reverse of `to_stream`.
+    """Local ids by modality, in order of appearance, chunks joined and gaps filled: the reverse of
+    `to_stream`.
 
     Raises UserError where the stream is not well formed.
     """

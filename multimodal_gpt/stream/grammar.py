@@ -23,7 +23,8 @@ class Grammar:
     Args:
         next_state: (S, V) integer, the state after a token, -1 where the token may not come.
         final: (S,) bool, where a segment may end. State 0 is never final: no segment is empty.
-        cut: (V,) bool, tokens that begin a chunk (a bar line, a paragraph). All False where nothing may be cut.
+        cut: (V,) bool, tokens that begin a chunk (a bar line, a paragraph). All False where nothing may be
+        cut.
     """
 
     next_state: np.ndarray

@@ -50,7 +50,9 @@ def _published() -> dict[str, Any]:
     for entry in entry_points(group=GROUP):
         if entry.name in found or entry.name in built_in():
             raise UserError(
-                f"two plugins are called '{entry.name}'", entry.value, "uninstall one, or name a file in the recipe"
+                f"two plugins are called '{entry.name}'",
+                entry.value,
+                "uninstall one, or name a file in the recipe",
             )
         found[entry.name] = entry
     return found
@@ -72,7 +74,9 @@ def is_loaded(plugin: str) -> bool:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"there is no plugin file '{path}'", fix="a path is taken from the recipe's own folder")
+        raise UserError(
+            f"there is no plugin file '{path}'", fix="a path is taken from the recipe's own folder"
+        )
     name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
@@ -102,12 +106,16 @@ def load_module(plugin: str) -> ModuleType:
             raise UserError(f"plugin '{plugin}' fails on import: {error}", entry.value) from error
         return loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
     raise UserError(
-        f"there is no plugin '{plugin}'", "tokenizers", f"{nearest(plugin, available())}; a file is given as ./{plugin}.py"
+        f"there is no plugin '{plugin}'",
+        "tokenizers",
+        f"{nearest(plugin, available())}; a file is given as ./{plugin}.py",
     )
 
 
 def fit(modality: Modality, contents: Any, folder: Path) -> Modality:
-    """Let a plugin learn from the training contents, where it can; gives the modality with its final options."""
+    """Let a plugin learn from the training contents, where it can; gives the modality with its final
+    options.
+    """
     module = load_module(modality.plugin)
     if not hasattr(module, "fit"):
         return modality
@@ -140,7 +148,9 @@ def build(modality: Modality, folder: Path | None = None) -> Tokenizer:
     missing = [m for m in MEMBERS if not hasattr(tokenizer, m)]
     if missing:
         raise UserError(
-            f"the plugin's tokenizer lacks {', '.join(missing)}", modality.plugin, "see multimodal_gpt.stream.tokenizer"
+            f"the plugin's tokenizer lacks {', '.join(missing)}",
+            modality.plugin,
+            "see multimodal_gpt.stream.tokenizer",
         )
     return tokenizer  # type: ignore[no-any-return]
 
@@ -150,7 +160,9 @@ def _resolve(value: Any, folder: Path | None, where: str) -> Any:
         return value
     path = (folder or Path()) / value.removeprefix(FILE_PREFIX)
     if not path.is_file():
-        raise UserError(f"file '{path.name}' is missing", where, "it stands beside vocabulary.json; copy it back")
+        raise UserError(
+            f"file '{path.name}' is missing", where, "it stands beside vocabulary.json; copy it back"
+        )
     return path.resolve()
 
 

@@ -3,15 +3,17 @@
 A plugin knows its own files, its own content and its own ids, and nothing of other modalities, of torch or of
 training. Some things are optional and looked up by name:
 
-- on the tokenizer: `shift(content, steps)`, the same content moved by the modality's own symmetry, None where the
-  move is impossible; `draw(content, axes)`, which draws onto a matplotlib axes with time in quarter notes along x; and
-  `compose(metadata) -> content | None`, content made from what is known about a document that lacks this modality;
-- in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from the
-  training contents, writes what it learnt as files into `folder` and returns the options with which `build` makes the
-  tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents, for a tokenizer that only
-  has to read, parse, describe and compose, and then with those of the training documents; and
-- in the module: `corpus(name) -> Sequence[Path] | None`, the files of a named corpus; None or UserError where the
-  name is unknown.
+- on the tokenizer: `shift(content, steps)`, the same content moved by the modality's own symmetry, None
+  where the move is impossible; `draw(content, axes)`, which draws onto a matplotlib axes with time in
+  quarter notes along x; and `compose(metadata) -> content | None`, content made from what is known about a
+  document that lacks this modality;
+- in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from
+  the training contents, writes what it learnt as files into `folder` and returns the options with which
+  `build` makes the tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents,
+  for a tokenizer that only has to read, parse, describe and compose, and then with those of the training
+  documents; and
+- in the module: `corpus(name) -> Sequence[Path] | None`, the files of a named corpus; None or UserError
+  where the name is unknown.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from multimodal_gpt.stream.grammar import Grammar
 class Item:
     """One piece found in a file.
 
-    `key` is unique within the file and the same for every modality that reads the piece ("" when the file is one
-    piece), so that the views of one piece can be joined. `metadata` says what the file told and the content does not
-    hold (a title) or what the reader decided (which track was taken).
+    `key` is unique within the file and the same for every modality that reads the piece ("" when the file is
+    one piece), so that the views of one piece can be joined. `metadata` says what the file told and the
+    content does not hold (a title) or what the reader decided (which track was taken). `content` may be
+    a UserError: a piece that is there but can't be read, which is reported.
     """
 
     key: str
@@ -60,7 +63,8 @@ class Tokenizer(Protocol):
 
     def write(self, content: Any, path: Path, *, append: bool = False, note: str = "") -> Path:
         """Write a file, the reverse of `read`. `append`: add to a file that another modality has just written
-        at this path (a second track). `note`: provenance, stored where the format can hold it."""
+        at this path (a second track). `note`: provenance, stored where the format can hold it.
+        """
         ...
 
     def parse(self, text: str) -> Any:
@@ -68,8 +72,9 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, content: Any) -> np.ndarray:
-        """(T,) int32 local ids; may quantise, but decode(encode(x)) is a fixed point. Raises UserError where the
-        content is empty."""
+        """(T,) int32 local ids; may quantise, but decode(encode(x)) is a fixed point. Raises UserError where
+        the content is empty.
+        """
         ...
 
     def decode(self, ids: np.ndarray) -> Any:
@@ -85,10 +90,11 @@ class Tokenizer(Protocol):
         ...
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
-        """(C,) int64, increasing: indexes where a new chunk (bar, paragraph) begins, as `grammar().cut` marks.
+        """(C,) int64, increasing: indexes where a new chunk (bar, paragraph) begins, as `grammar().cut`
+        marks.
 
-        A chunk stands on its own: what begins at a cut is a legal walk from the grammar's start, so that a long
-        piece can be cut there and two modalities can take turns chunk by chunk.
+        A chunk stands on its own: what begins at a cut is a legal walk from the grammar's start, so that a
+        long piece can be cut there and two modalities can take turns chunk by chunk.
         """
         ...
 

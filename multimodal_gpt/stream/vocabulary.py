@@ -27,7 +27,16 @@ from multimodal_gpt.stream.tokenizer import Tokenizer
 from multimodal_gpt.versions import installed
 
 PAD, DOC, EOD, END, MIX, HOLE, FILL = range(7)
-SPECIALS = ("<pad>", "<doc>", "<eod>", "<end>", "<mix>", "<hole>", "<fill>", *(f"<reserved{i}>" for i in range(7, 16)))
+SPECIALS = (
+    "<pad>",
+    "<doc>",
+    "<eod>",
+    "<end>",
+    "<mix>",
+    "<hole>",
+    "<fill>",
+    *(f"<reserved{i}>" for i in range(7, 16)),
+)
 TABLE_MULTIPLE = 64
 FILE_NAME = "vocabulary.json"
 
@@ -68,7 +77,9 @@ class Encoded:
 
     @cached_property
     def edges(self) -> np.ndarray:
-        """(C + 1,) chunk borders: chunk i is ids[edges[i]:edges[i + 1]]; the whole segment where nothing may be cut."""
+        """(C + 1,) chunk borders: chunk i is ids[edges[i]:edges[i + 1]]; the whole segment where nothing may
+        be cut.
+        """
         inner = self.cuts[self.cuts > 0]
         return np.concatenate(([0], inner, [len(self.ids)])).astype(np.int64)
 
@@ -89,7 +100,10 @@ class Vocabulary:
     """
 
     def __init__(
-        self, modalities: Sequence[Modality], folder: Path | None = None, trusted: Mapping[str, str] | None = None
+        self,
+        modalities: Sequence[Modality],
+        folder: Path | None = None,
+        trusted: Mapping[str, str] | None = None,
     ) -> None:
         names = [m.name for m in modalities]
         if len(set(names)) != len(names):
@@ -118,7 +132,9 @@ class Vocabulary:
     def range(self, name: str) -> Range:
         """The id range of a modality. Raises UserError with the nearest known name."""
         if name not in self.ranges:
-            raise UserError(f"there is no modality '{name}' in this vocabulary", fix=nearest(name, self.names))
+            raise UserError(
+                f"there is no modality '{name}' in this vocabulary", fix=nearest(name, self.names)
+            )
         return self.ranges[name]
 
     def tokenizer(self, name: str) -> Tokenizer:
@@ -127,12 +143,16 @@ class Vocabulary:
         return self.tokenizers[name]
 
     def owner(self, ids: np.ndarray) -> np.ndarray:
-        """(T,) int64: index of the modality whose range holds each global id (its tag included), -1 for specials."""
+        """(T,) int64: index of the modality whose range holds each global id (its tag included), -1 for
+        specials.
+        """
         starts = np.array([r.tag for r in self.ranges.values()])
         return np.searchsorted(starts, ids, side="right") - 1
 
     def encode(self, name: str, content: Any) -> Encoded:
-        """Content to local ids, with clock, cuts and units. Raises UserError where it is empty or not encodable."""
+        """Content to local ids, with clock, cuts and units. Raises UserError where it is empty or not
+        encodable.
+        """
         tokenizer = self.tokenizer(name)
         try:
             ids = tokenizer.encode(content)
@@ -147,7 +167,9 @@ class Vocabulary:
         return self.tokenizer(name).decode(np.asarray(ids, dtype=np.int32))
 
     def show(self, ids: np.ndarray) -> str:
-        """One readable line of a stream of global ids: specials and tags by name, modalities as they show themselves."""
+        """One readable line of a stream of global ids: specials and tags by name, modalities as they show
+        themselves.
+        """
         ids = np.asarray(ids)
         owners = self.owner(ids)
         words: list[str] = []
@@ -175,7 +197,9 @@ class Vocabulary:
         return Vocabulary([*self.modalities, modality], folder or self.folder)
 
     def manifest(self) -> dict[str, Any]:
-        """Everything that gives an id its meaning, as plain values; `fingerprint` is the hash of `content`."""
+        """Everything that gives an id its meaning, as plain values; `fingerprint` is the hash of
+        `content`.
+        """
         content = {"specials": list(SPECIALS), "modalities": [self._entry(m) for m in self.modalities]}
         text = json.dumps(content, sort_keys=True)
         return {
@@ -222,9 +246,9 @@ class Vocabulary:
     def load(cls, folder: Path, trusted: Mapping[str, str] | None = None) -> Vocabulary:
         """Read a saved vocabulary, rebuild its tokenizers and check that every id still means the same.
 
-        A folder may come from a stranger, so the plugin files it names are not run: the caller vouches for them in
-        `trusted`, or they run in this process already. Raises UserError where a file is missing or damaged, where
-        nobody vouches, or where a plugin has changed, with the difference.
+        A folder may come from a stranger, so the plugin files it names are not run: the caller vouches for
+        them in `trusted`, or they run in this process already. Raises UserError where a file is missing or
+        damaged, where nobody vouches, or where a plugin has changed, with the difference.
         """
         path = folder / FILE_NAME
         saved = read_manifest(path)
@@ -233,7 +257,7 @@ class Vocabulary:
                 raise UserError(
                     f"modality '{name}' needs the plugin file '{Path(plugin).name}', which is code",
                     path,
-                    f"if you trust it: --plugin {name}={plugin}, or plugins={{'{name}': '{plugin}'}} in Python",
+                    f"if you trust it: --plugin {name}={plugin}, in Python plugins={{'{name}': '{plugin}'}}",
                 )
         modalities = [
             Modality(e["name"], saved["plugin_files"].get(e["name"], e["plugin"]), e["options"])
