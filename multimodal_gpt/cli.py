@@ -35,6 +35,7 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value for a program to read")]
 Force = Annotated[bool, typer.Option("--force", help="replace what is already there")]
+Plugin = Annotated[list[str] | None, typer.Option(help="NAME=FILE.py, a tokenizer file that you trust")]
 Restart = Annotated[bool, typer.Option("--restart", help="begin anew instead of continuing")]
 
 
@@ -196,7 +197,7 @@ def generate(
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="sample within this probability")] = None,
     min_p: Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer per modality")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="NAME=FILE.py, a tokenizer you trust")] = None,
+    plugin: Plugin = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -240,6 +241,7 @@ def _piece_row(piece: Any, paths: Sequence[Path]) -> tuple[str, str, str]:
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a run, a folder of shards, or a file")],
     recipe: Annotated[str, typer.Option(help="whose tokenizers read the file")] = "demo",
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Look into a run, a folder of shards, or a file.
@@ -249,7 +251,7 @@ def inspect(
     from multimodal_gpt.inspection import inspect_path
 
     with _stdout_for_result(as_json):
-        findings = inspect_path(path, recipe)
+        findings = inspect_path(path, recipe, parse_plugins(plugin or ()))
     if as_json:
         _print_json(findings.plain())
     else:

@@ -53,18 +53,18 @@ class Findings:
             console.say(line)
 
 
-def inspect_path(path: Path, recipe: str = "demo") -> Findings:
+def inspect_path(path: Path, recipe: str = "demo", trusted: Mapping[str, str] | None = None) -> Findings:
     """Look at a run, a folder of shards, or a file read by the tokenizers of `recipe`. Raises UserError."""
     if not path.exists():
         raise UserError("does not exist", path)
     if path.is_file():
-        return inspect_file(path, recipe)
+        return inspect_file(path, recipe, trusted)
     if (path / "checkpoint.json").is_file():
         return inspect_run(path)
     if (path / "manifest.json").is_file():
-        return inspect_shards(path)
+        return inspect_shards(path, trusted)
     if (path / "shards" / "manifest.json").is_file():
-        return inspect_shards(path / "shards")
+        return inspect_shards(path / "shards", trusted)
     fix = "give one of its files; or prepare it: mmgpt prepare own_folder data.folders=[...]"
     raise UserError("is neither a trained run nor a folder of shards", path, fix)
 
@@ -108,11 +108,11 @@ def vocabulary_table(folder: Path) -> Table:
 # Shards
 
 
-def inspect_shards(folder: Path) -> Findings:
+def inspect_shards(folder: Path, trusted: Mapping[str, str] | None = None) -> Findings:
     """Counts and lengths per split and modality, and a few documents as their tokenizers show them."""
     from multimodal_gpt.data.shards import SPLITS, open_shards
 
-    vocabulary = Vocabulary.load(folder)
+    vocabulary = Vocabulary.load(folder, trusted)
     splits = {name: open_shards(folder, name) for name in SPLITS}
     rows = [row for name, shards in splits.items() for row in _length_rows(name, shards)]
     columns = ("split", "modality", "segments", "tokens", "shortest", "median", "longest")
@@ -159,9 +159,9 @@ def _short(text: str) -> str:
 # A file
 
 
-def inspect_file(path: Path, recipe: str) -> Findings:
+def inspect_file(path: Path, recipe: str, trusted: Mapping[str, str] | None = None) -> Findings:
     """What each tokenizer of a recipe, or of a trained run, reads from a file."""
-    with open_tokenizers(recipe) as vocabulary:
+    with open_tokenizers(recipe, trusted) as vocabulary:
         readers = [n for n in vocabulary.names if path.suffix.lower() in vocabulary.tokenizer(n).suffixes]
         if not readers:
             known = sorted({s for n in vocabulary.names for s in vocabulary.tokenizer(n).suffixes})
@@ -211,12 +211,12 @@ def _file_row(name: str, pieces: list[_Piece]) -> tuple[Any, ...]:
 
 
 @contextmanager
-def open_tokenizers(recipe: str) -> Iterator[Vocabulary]:
+def open_tokenizers(recipe: str, trusted: Mapping[str, str] | None = None) -> Iterator[Vocabulary]:
     """The tokenizers of a trained run, or of a recipe before they have learnt anything."""
     from multimodal_gpt.recipe.load import load_recipe, modalities
 
     if (Path(recipe) / FILE_NAME).is_file():
-        yield Vocabulary.load(Path(recipe))
+        yield Vocabulary.load(Path(recipe), trusted)
         return
     with TemporaryDirectory() as folder:
         unlearnt = [plugins.fit(m, [], Path(folder)) for m in modalities(load_recipe(recipe))]
