@@ -302,10 +302,13 @@ def corpus(name):
     [
         (
             {"folders": ["{tmp}/nowhere"]},
-            "data.folders: there is no folder or file '{tmp}/nowhere'",
+            "data.folders: there is no folder or file '{tmp}/nowhere' (check the name)",
         ),
         ({"folders": []}, "data: names no data to train on (data.folders=[my_folder])"),
-        ({"folders": ["{tmp}/empty"]}, "data.folders: the folder '{tmp}/empty' is empty"),
+        (
+            {"folders": ["{tmp}/empty"]},
+            "data.folders: the folder '{tmp}/empty' is empty (put files in it, or name another folder)",
+        ),
         (
             {"folders": ["{tmp}/useless"]},
             "data: no file in 'useless' can be used; found 1 .wav "
@@ -314,7 +317,7 @@ def corpus(name):
         (
             {"folders": ["{tmp}/bad"]},
             "data: no document is left to train on: 1 nothing usable, 1 unreadable (bad/a: 'xx' is not bars "
-            "such as 'x...'; bad/b: nothing of beats in it)",
+            "such as 'x...'; bad/b: nothing of beats in it; mend or replace such files, or add others)",
         ),
         (
             {"shards": "{tmp}/useless"},

@@ -131,11 +131,11 @@ def test_append_adds_below(tmp_path):
 
 
 def test_parse_takes_words_that_only_look_like_a_file(tmp_path):
-    for typed in ("none.txt", "x" * 5000 + ".txt", "\x00.md", "a jig"):
+    for typed in ("none.txt", "x" * 5000 + ".txt", "\x00.txt", "a jig"):
         assert BPE.parse(typed) == typed
-    (tmp_path / "blank.md").write_text("\n")
+    (tmp_path / "blank.txt").write_text("\n")
     with pytest.raises(UserError, match="no visible character"):
-        BPE.parse(str(tmp_path / "blank.md"))
+        BPE.parse(str(tmp_path / "blank.txt"))
 
 
 def test_described_by_characters():

@@ -54,18 +54,20 @@ def parse(data: bytes, path: object) -> Any:
     from symusic import Score
 
     if data[:4] != b"MThd":
-        raise UserError("is not a MIDI file" if data else "is an empty file", path)
+        raise UserError("is not a MIDI file" if data else "is an empty file", path, "export or copy it again")
     if len(data) > MAX_BYTES:
         raise UserError(f"has {len(data):,} bytes, more than {MAX_BYTES:,}", path)
     division = int.from_bytes(data[12:14], "big")
     if len(data) < 14 or division == 0:
-        raise UserError("is truncated or damaged: it says no length of a quarter note", path)
+        raise UserError(
+            "is truncated or damaged: it says no length of a quarter note", path, "export it again"
+        )
     if division & 0x8000:
         raise UserError("counts time in SMPTE frames, not in beats", path)
     try:
         score = Score.from_midi(data)
     except (RuntimeError, ValueError, OverflowError) as error:
-        raise UserError("is truncated or damaged", path) from error
+        raise UserError("is truncated or damaged", path, "export or copy it again") from error
     check_limits(score, path)
     return score
 

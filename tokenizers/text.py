@@ -79,7 +79,7 @@ class Text:
         return write_text(path, before + _utf8.clean(content) + ("\r\n" if content.endswith("\r") else "\n"))
 
     def parse(self, text: str) -> str:
-        """The words themselves; what a .txt or .md file holds where that is what the text names."""
+        """The words themselves; what a .txt file holds where that is what the text names."""
         if text.lower().endswith(self.suffixes) and is_file(text):
             return _utf8.require_visible(next((i.content for i in self.read(Path(text))), ""))
         return _utf8.require_visible(text)

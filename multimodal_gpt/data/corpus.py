@@ -88,11 +88,11 @@ def folder_source(path: Path, *, held_out: bool = False, where: str = "data.fold
         root = path.absolute().parent
         return Source(root.name, root, ((path.name, path),), held_out)
     if not path.is_dir():
-        raise UserError(f"there is no folder or file '{path}'", where)
+        raise UserError(f"there is no folder or file '{path}'", where, "check the name")
     top = str(path.absolute())
     found = tuple((file[len(top) :].lstrip("/"), Path(file)) for file in _walk(top, set()))
     if not found:
-        raise UserError(f"the folder '{path}' is empty", where)
+        raise UserError(f"the folder '{path}' is empty", where, "put files in it, or name another folder")
     return Source(path.resolve().name, path.absolute(), found, held_out)
 
 

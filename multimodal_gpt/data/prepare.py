@@ -364,4 +364,5 @@ def _report(
 
 def _first_reasons(found: _Found) -> str:
     skips, _ = split_skips(found.skips)
-    return "; ".join(f"{s.source}: {s.reason}" for s in skips[:3])
+    first = "; ".join(f"{s.source}: {s.reason}" for s in skips[:3])
+    return f"{first}; mend or replace such files, or add others" if first else "add files"
