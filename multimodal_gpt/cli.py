@@ -192,9 +192,11 @@ def generate(
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same files")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the files")] = Path("out"),
-    temperature: Annotated[str, typer.Option(help="1.0, or one per modality: text=0.7,melody=1.0")] = "1.0",
+    temperature: Annotated[
+        str, typer.Option(help="one number, or one per modality: text=0.7,melody=1.0")
+    ] = "0.9",
     top_k: Annotated[int | None, typer.Option(min=1, help="sample among the k likeliest")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="sample within this probability")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="sample within this probability")] = 0.95,
     min_p: Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer per modality")] = None,
     plugin: Plugin = None,

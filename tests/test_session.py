@@ -145,7 +145,7 @@ DIRECTIONS = [
 
 def legal(run, directions, count: int) -> None:
     for number, (given, to) in enumerate(directions):
-        for piece in run.generate(to=to, n=count, temperature=5.0, seed=number, **given):
+        for piece in run.generate(to=to, n=count, temperature=5.0, top_p=None, seed=number, **given):
             for name in piece.made:
                 tokenizer = run.vocabulary.tokenizer(name)
                 content = piece.content(name)
@@ -219,10 +219,22 @@ def opens(piece, folder: Path) -> None:
 @pytest.mark.parametrize("count", [3, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("given", "to"), QUESTIONS, ids=["tune", "harmony", "line", "words"])
 def test_every_file_of_an_untrained_model_opens(real_run, tmp_path, given, to, count):
-    pieces = real_run.generate(**given, to=to, n=count, seed=5, temperature=5.0)
+    pieces = real_run.generate(**given, to=to, n=count, seed=5, temperature=5.0, top_p=None)
     assert len(pieces) == count
     for piece in pieces:
         opens(piece, tmp_path)
+
+
+def test_modalities_that_take_turns_keep_step(real_run):
+    def bar_lines(piece, name):
+        segment = piece.vocabulary.encode(name, piece.content(name))
+        return segment.times.tolist()
+
+    for piece in real_run.generate(chords="6/8: C F | 3/4: G | 6/8: C", to="melody", n=4, temperature=5.0):
+        assert bar_lines(piece, "melody") == bar_lines(piece, "chords") == [0.0, 3.0, 6.0]
+    for piece in real_run.generate(to="chords+melody", n=6, temperature=5.0):
+        times = [bar_lines(piece, name) for name in ("chords", "melody")]
+        assert times[0][: len(times[1])] == times[1][: len(times[0])]
 
 
 @pytest.mark.parametrize("context", [24, 32, 48])

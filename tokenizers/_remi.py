@@ -77,6 +77,13 @@ class Layout:
         return np.array([(n, d) for d, row in METERS.items() for n in row], dtype=np.int64)
 
     @cached_property
+    def spans(self) -> np.ndarray:
+        """(V,) float32: quarter notes that a bar of each meter lasts, NaN for other ids."""
+        spans = np.full(self.size, np.nan, dtype=np.float32)
+        spans[self.meter :] = 4 * self.meters[:, 0] / self.meters[:, 1]
+        return spans
+
+    @cached_property
     def miditok_ids(self) -> np.ndarray:
         """(V,) int64: MidiTok's own id of each of ours."""
         ids = np.arange(1, self.size + 1)

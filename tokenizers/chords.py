@@ -297,6 +297,12 @@ class ChordTokenizer:
         place = np.where(is_position(ids[anchor]), ids[anchor] - POSITION, 0)
         return np.asarray(starts[bar] + place * 4 / POSITIONS / meters[bar, 1], dtype=np.float32)
 
+    def spans(self) -> np.ndarray:
+        """(V,) float32 quarter notes that the bar of each bar line lasts, NaN for other ids."""
+        beats, unit = np.array(ALL_METERS).T
+        rest = np.full(SIZE - len(beats), np.nan)
+        return np.concatenate([4 * beats / unit, rest]).astype(np.float32)
+
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64: the bar lines."""
         return np.flatnonzero(is_bar(np.asarray(ids)))

@@ -1,7 +1,14 @@
 """Melody: one line of notes in MidiTok's REMI tokens, read from MIDI, ABC and MusicXML.
 
-Which track is the melody is decided by `_roles.choose_roles` and told in an item's metadata
-("melody_track").
+Why REMI: bits per note on 50 held-out Nottingham tunes (8,763 notes), each tokenization training the same
+model of 0.9 M parameters on 1.0 M tokens of the 828 training tunes in all keys, without a clock:
+
+    REMI                          4.49  (3.4 tokens per note)
+    TSD                           4.98  (3.0)
+    REMI, bars implied            5.21  (3.0)
+    TSD with a token per bar      5.39  (3.2)
+
+Which track is the melody is decided by `_roles.choose_roles` and told in an item's metadata ("melody_track").
 """
 
 from __future__ import annotations
@@ -167,6 +174,10 @@ class MelodyTokenizer:
     def clock(self, ids: np.ndarray) -> np.ndarray:
         """(T,) float32 quarter notes; see `_remi.clock`."""
         return _remi.clock(ids, self.steps_per_beat)
+
+    def spans(self) -> np.ndarray:
+        """(V,) float32 quarter notes that a bar of each TimeSig lasts, NaN for other ids."""
+        return _remi.Layout(self.steps_per_beat).spans
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64 indexes of the Bar tokens."""

@@ -26,6 +26,8 @@ class Member:
     """All that generation knows of a modality: its tag, its first id, its grammar, and the times of its ids.
 
     `clock`: local ids (T,) -> (T,) float32 quarter notes; None for a timeless modality.
+    `spans`: (V,) float32, quarter notes that a chunk lasts, for the ids that say so, NaN for the others; None
+    where the modality does not tell.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Member:
     first: int
     grammar: Grammar
     clock: Callable[[np.ndarray], Any] | None
+    spans: np.ndarray | None = None
 
     @property
     def turns(self) -> bool:
@@ -48,7 +51,9 @@ def members_of(vocabulary: Vocabulary) -> dict[str, Member]:
         grammar = tokenizer.grammar()
         shortest = grammar.random_walk(np.random.default_rng(0), 1)
         timeless = tokenizer.clock(shortest) is None
-        members[name] = Member(name, place.tag, place.first, grammar, None if timeless else tokenizer.clock)
+        clock = None if timeless else tokenizer.clock
+        spans = tokenizer.spans() if hasattr(tokenizer, "spans") else None
+        members[name] = Member(name, place.tag, place.first, grammar, clock, spans)
     return members
 
 
@@ -83,12 +88,14 @@ class Program:
         owed: (E,) int64: forced ids from e on; in an open program, if it closes after e's round.
         round_end: (E,) bool: stretches after which an open program may close.
         again: (M,) int64: stretches that one more round adds; all 0 where the number of rounds is fixed.
+        lasts: (E,) float32: quarter notes from e's turn to the next known one, NaN where none is known.
     """
 
     forced: np.ndarray
     clock: np.ndarray
     stop: np.ndarray
     member: np.ndarray
+    lasts: np.ndarray
     left: np.ndarray
     owed: np.ndarray
     round_end: np.ndarray
@@ -112,8 +119,9 @@ def build_program(target: Target, members: Mapping[str, Member], budget: int) ->
     turns = sum(not is_whole(target, members[name]) for name in target.wanted)
     endless = bool(turns) and not times
     rounds = budget // (2 * turns) + 2 if endless else 1  # a turn is a tag and at least one id
-    for number, time in enumerate(times or [0.0] * rounds):
-        writer.turns(number, time)
+    lasts = [*np.diff(times), np.nan] if times else [np.nan] * rounds
+    for number, (time, length) in enumerate(zip(times or [0.0] * rounds, lasts, strict=True)):
+        writer.turns(number, time, length)
     return writer.open_program() if endless else writer.closed_program()
 
 
@@ -127,13 +135,14 @@ class _Writer:
         self.stop: list[int] = []
         self.member: list[int] = []
         self.round: list[int] = []
+        self.lasts: list[float] = []
 
     def turn_times(self) -> list[float]:
         """When turns are taken, quarter notes: wherever a chunk of a given member begins."""
         given = self.target.given
         return sorted({_key(t) for name in given if self.members[name].turns for t in given[name].times})
 
-    def turns(self, number: int, time: float) -> None:
+    def turns(self, number: int, time: float, length: float) -> None:
         for name in self.target.order:
             member = self.members[name]
             if name in self.target.given:
@@ -144,6 +153,7 @@ class _Writer:
                 self.stop.append(len(self.forced))
                 self.member.append(self.target.wanted.index(name))
                 self.round.append(number)
+                self.lasts.append(length)
 
     def _known(self, segment: Encoded, number: int, time: float | None) -> None:
         member = self.members[segment.modality]
@@ -178,7 +188,8 @@ class _Writer:
 
     def _program(self, stop: np.ndarray, *rest: np.ndarray) -> Program:
         clock = np.array(self.clock, dtype=np.float32)
-        return Program(np.array(self.forced), clock, stop, np.array(self.member), *rest)
+        lasts = np.array(self.lasts, dtype=np.float32)
+        return Program(np.array(self.forced), clock, stop, np.array(self.member), lasts, *rest)
 
     def _left(self, rounds: np.ndarray) -> np.ndarray:
         """(E, M) stretches of each member that come later in the same round."""

@@ -19,6 +19,8 @@ from multimodal_gpt.generation.target import Member, Target, build_program, is_w
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.vocabulary import END, PAD
 
+NEAR = 1e-3
+"""Quarter notes: lengths that differ by less are equal."""
 DEEPEST = 64
 """Distances are computed for this many chunks at first, for twice as many where they do not do."""
 
@@ -34,6 +36,7 @@ class Tables:
         rounds: further chunks to look at where any number may follow.
         reach: (S + 1, V + 2) int32, fewest tokens to END by way of each column when the member is a
             part of its own; the last row is of those who are there. None where it takes turns.
+        spans: (V,) float32, see Member; None where it is made whole, or does not tell.
     """
 
     next_state: Tensor
@@ -42,6 +45,7 @@ class Tables:
     between: Tensor
     rounds: int
     reach: Tensor | None
+    spans: Tensor | None
 
 
 class Rules:
@@ -63,7 +67,7 @@ class Rules:
         return found
 
     def _make(self, name: str, whole: bool, chunks: int) -> Tables:
-        grammar = self.members[name].grammar
+        grammar, spans = self.members[name].grammar, self.members[name].spans
         if name not in self._next_state:
             nowhere = np.full((1, grammar.size), -1, dtype=np.int32)  # where a row is that has ended
             self._next_state[name] = self._tensor(np.vstack([grammar.next_state, nowhere]).astype(np.int32))
@@ -75,6 +79,7 @@ class Rules:
             between=self._tensor(closing.between),
             rounds=rounds_to_see(closing),
             reach=self._tensor(_reach(grammar)) if whole else None,
+            spans=None if whole or spans is None else self._tensor(spans),
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -127,7 +132,7 @@ class Plan:
         ids = [np.arange(m.first, m.first + m.grammar.size) for m in self.wanted]
         return torch.as_tensor(np.concatenate([*ids, [END]]), device=self.device)
 
-    def stacked(self, name: str, width: int, fill: int = 0) -> Tensor:
+    def stacked(self, name: str, width: int, fill: float = 0) -> Tensor:
         """A field of all programs as one tensor (B, width, ...), padded with `fill`."""
         arrays = [getattr(p, name) for p in self.programs]
         whole = np.full((len(arrays), width, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
@@ -155,8 +160,10 @@ class Walker:
         self.left = plan.stacked("left", stretches)
         self.owed = plan.stacked("owed", stretches)
         self.round_end = plan.stacked("round_end", stretches)
+        self.lasts = plan.stacked("lasts", stretches, np.nan)
         self.total = torch.tensor([len(p.forced) for p in programs], device=plan.device)
         self.again = torch.as_tensor(programs[0].again, device=plan.device)
+        self.open = bool(programs[0].again.any())
         self.extra = torch.arange(plan.rounds, device=plan.device)
         self.place = self.stop[:, 0].clone()
         self.budget = torch.tensor(plan.budget, device=plan.device) - self.place
@@ -164,6 +171,7 @@ class Walker:
         self.state = torch.zeros(rows, len(self.tables), dtype=torch.long, device=plan.device)
         self.fresh = torch.ones(rows, dtype=torch.bool, device=plan.device)
         self.rows = torch.arange(rows, device=plan.device)
+        self.length = self.lasts[:, 0].clone()  # of the turn, quarter notes; NaN until it is known
 
     @property
     def done(self) -> Tensor:
@@ -227,7 +235,15 @@ class Walker:
         fits = table.inside[left[:, :1], after] < room[:, :1]
         for extra in range(1, left.shape[1]):
             fits |= table.inside[left[:, extra, None], after] < room[:, extra, None]
-        return legal & fits
+        return self._in_step(legal & fits, table.spans)
+
+    def _in_step(self, legal: Tensor, spans: Tensor | None) -> Tensor:
+        """(B, V) of the legal ids, those that keep the turn's length, wherever there is one that does."""
+        if spans is None:
+            return legal
+        wrong = (spans - self.length[:, None]).abs() > NEAR  # False where either is NaN
+        kept = legal & ~wrong
+        return torch.where(kept.any(1, keepdim=True), kept, legal)
 
     def ids(self, column: Tensor) -> Tensor:
         """(B,) global ids of chosen columns (B,)."""
@@ -244,17 +260,32 @@ class Walker:
             local = (ids - self.wanted[number].first).clamp(0, table.next_state.shape[1] - 1)
             state = self.state[:, number]
             self.state[:, number] = torch.where(mine, table.next_state[state, local], state)
+            if table.spans is not None:
+                unknown = mine & self.length.isnan()
+                self.length = torch.where(unknown, table.spans[local], self.length)
         self.budget = self.budget - (~ended).long()
+        over = inside & out & (self.round_end[self.rows, self.stretch] | (not self.open))
         self.stretch = self.stretch + (inside & out).long()
         self.place = torch.where(closed, self.total, self.place + out.long())
         self.fresh = out
+        self.length = torch.where(over, self.lasts[self.rows, self.stretch], self.length)
         if self.reach is not None:
             self.state = self.state.masked_fill(self.done[:, None], len(self.reach) - 1)
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows (N,) only."""
-        for name in ("forced", "forced_clock", "stop", "member", "left", "owed", "round_end", "total"):
+        for name in (
+            "forced",
+            "forced_clock",
+            "stop",
+            "member",
+            "left",
+            "owed",
+            "round_end",
+            "lasts",
+            "total",
+        ):
             setattr(self, name, getattr(self, name)[rows])
-        for name in ("place", "budget", "stretch", "state", "fresh"):
+        for name in ("place", "budget", "stretch", "state", "fresh", "length"):
             setattr(self, name, getattr(self, name)[rows])
         self.rows = torch.arange(len(rows), device=rows.device)

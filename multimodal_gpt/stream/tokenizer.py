@@ -5,8 +5,9 @@ training. Some things are optional and looked up by name:
 
 - on the tokenizer: `shift(content, steps)`, the same content moved by the modality's own symmetry, None
   where the move is impossible; `draw(content, axes)`, which draws onto a matplotlib axes with time in
-  quarter notes along x; and `compose(metadata) -> content | None`, content made from what is known about a
-  document that lacks this modality;
+  quarter notes along x; `spans() -> (V,) float32`, the quarter notes that a chunk lasts, for the ids that
+  say so (a meter), NaN for the others: modalities that take turns then keep step; and `compose(metadata)
+  -> content | None`, content made from what is known about a document that lacks this modality;
 - in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from
   the training contents, writes what it learnt as files into `folder` and returns the options with which
   `build` makes the tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents,
