@@ -322,6 +322,13 @@ def test_abc_symbols_are_read_and_what_is_unreadable_is_counted(tmp_path):
     assert third.metadata["unknown_chords"] == 1
 
 
+def test_every_spelling_that_the_parser_reads_is_read_from_abc(tmp_path):
+    path = tmp_path / "tune.abc"
+    path.write_text('X:1\nM:4/4\nL:1/4\nK:C\n"CMaj7"C4|"Fine"D4|"A:min7"E4|"^slowly"F4|"4"G4|')
+    (item,) = CHORDS.read(path)
+    assert names(item.content) == ["Cmaj7", "Am7"]
+
+
 def test_names_stand_above_the_notes():
     figure = pytest.importorskip("matplotlib.figure").Figure()
     axes = figure.add_subplot()

@@ -26,6 +26,7 @@ import numpy as np
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.tokenizers import _midi
 from multimodal_gpt.tokenizers._bars import on_grid
+from multimodal_gpt.tokenizers._harmony import parse_symbol
 from multimodal_gpt.tokenizers._music import Song, Track, parse_key, parse_mode, sort_notes
 
 SUFFIXES = (".abc",)
@@ -205,10 +206,20 @@ def _control(number: int, value: int) -> str:
 
 
 def _symbol(text: str, symbols: dict[str, int]) -> str:
-    if not _SYMBOL_TEXT.fullmatch(text):
+    if not _is_symbol(text):
         return ""  # a fingering, an annotation ("^slowly"), a part's name
     k = symbols.setdefault(text, len(symbols))
     return _control(_SYMBOL + k // 128, k % 128)
+
+
+def _is_symbol(text: str) -> bool:
+    """Whether it is a chord symbol, or so much like one that it shall be counted as an unreadable one."""
+    if _SYMBOL_TEXT.fullmatch(text):
+        return True
+    try:
+        return parse_symbol(text).root is not None
+    except UserError:
+        return False
 
 
 def _is_tie(found: Sequence[re.Match[str]], place: int) -> bool:
