@@ -13,6 +13,7 @@ from multimodal_gpt.stream.arrangement import (
     Gap,
     Layout,
     crop,
+    default_arrangements,
     from_stream,
     merge_chunks,
     parse_order,
@@ -129,6 +130,19 @@ def test_crop_cuts_all_clocked_segments_at_the_same_times():
     edges = segments["beats"].edges
     np.testing.assert_array_equal(seen["beats"].ids, segments["beats"].ids[edges[1] : edges[2]])
     assert seen["beats"].clock[0] == 0
+
+
+def test_by_default_modalities_with_times_take_turns_each_first_once():
+    found = default_arrangements(VOCABULARY)
+    mixed = [next(p for p in a.order if len(p) > 1) for a in found]
+    assert set(mixed) == {("beats", "drums"), ("drums", "beats")}
+    assert {a.order.index(m) for a, m in zip(found, mixed, strict=True)} == {0, 1}
+    assert {name for a in found for name in a.names} == set(VOCABULARY.names)
+
+
+def test_by_default_anything_else_comes_in_random_order():
+    (only,) = default_arrangements(Vocabulary(VOCABULARY.modalities[:2]))
+    assert only == Arrangement((("letters",), ("beats",)), drop=0.1, shuffle=True)
 
 
 @pytest.mark.parametrize(

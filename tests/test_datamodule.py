@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
 
 def rows_data(corpus, cut=Cut(), **train):
     recipe = toy_recipe(corpus / "d", corpus / "run", train={"steps": 8, "evaluate_rows": 3, **train})
-    return RowsData(corpus / "run" / "shards", VOCABULARY, arrangements(recipe), recipe, cut)
+    return RowsData(corpus / "run" / "shards", VOCABULARY, arrangements(recipe, VOCABULARY), recipe, cut)
 
 
 class Net(L.LightningModule):
@@ -177,7 +177,9 @@ def test_validation_rows_never_change(corpus, tmp_path):
 def test_no_validation_documents_no_validation(corpus, tmp_path):
     recipe = toy_recipe(corpus / "d", tmp_path / "run", validation=0)
     folder = prepare(recipe, progress=False).folder
-    assert RowsData(folder, VOCABULARY, arrangements(recipe), recipe, Cut()).val_dataloader() == []
+    assert (
+        RowsData(folder, VOCABULARY, arrangements(recipe, VOCABULARY), recipe, Cut()).val_dataloader() == []
+    )
 
 
 def test_rows_travel_to_workers_without_tokenizers(corpus):
@@ -202,4 +204,4 @@ def test_a_damaged_shard_stops_a_run_before_it_starts(corpus, tmp_path):
     shard = prepare(recipe, progress=False).folder / "train-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:50])
     with pytest.raises(UserError, match="the shard is damaged: 50 of"):
-        RowsData(shard.parent, VOCABULARY, arrangements(recipe), recipe, Cut())
+        RowsData(shard.parent, VOCABULARY, arrangements(recipe, VOCABULARY), recipe, Cut())

@@ -16,8 +16,9 @@ from multimodal_gpt.recipe.estimate import estimate, survey
 from multimodal_gpt.recipe.listing import to_yaml
 from multimodal_gpt.recipe.load import apply_override, arrangements, load_recipe, modalities, save_recipe
 from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.stream.arrangement import Arrangement
+from multimodal_gpt.stream.arrangement import Arrangement, default_arrangements
 from multimodal_gpt.stream.plugins import Modality
+from multimodal_gpt.stream.vocabulary import Vocabulary
 
 LETTERS = (Path(__file__).parent / "toys" / "letters.py").read_text("utf-8")
 RECIPE = """\
@@ -59,7 +60,7 @@ def mistake(folder: Path, *overrides: str, text: str | None = None) -> str:
 def test_every_recipe_of_the_package_loads_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)
     assert len(load.title(load.find(name))) > 20
-    assert len(arrangements(recipe)) >= 1
+    assert len(recipe.arrangements) >= 1
     assert [m.name for m in modalities(recipe)] == list(recipe.tokenizers)
 
 
@@ -91,14 +92,17 @@ def test_modalities_keep_their_order_and_options(folder: Path) -> None:
     assert modalities(load_recipe(folder / "my.yaml")) == expected
 
 
-def test_arrangements_default_to_all_modalities_in_any_order(folder: Path) -> None:
-    (default,) = arrangements(load_recipe(folder / "my.yaml"))
-    assert default == Arrangement((("words",), ("more",)), drop=0.1, shuffle=True)
+def test_arrangements_default_to_what_suits_the_modalities(folder: Path) -> None:
+    recipe = load_recipe(folder / "my.yaml")
+    vocabulary = Vocabulary(modalities(recipe))
+    assert arrangements(recipe, vocabulary) == default_arrangements(vocabulary)
 
 
 def test_arrangements_are_parsed(folder: Path) -> None:
     recipe = load_recipe(folder / "my.yaml", ["arrangements.0.order=[words+more]", "arrangements.0.hole=0.5"])
-    assert arrangements(recipe) == [Arrangement((("words", "more"),), hole=0.5)]
+    assert arrangements(recipe, Vocabulary(modalities(recipe))) == [
+        Arrangement((("words", "more"),), hole=0.5)
+    ]
 
 
 def test_empty_sections_and_modalities_mean_defaults(folder: Path) -> None:

@@ -110,7 +110,7 @@ class Run:
         self.net, self.vocabulary = loaded.net, loaded.vocabulary
         self.recipe, self.info = loaded.recipe, loaded.info
         self.engine = Engine(self.net, members_of(self.vocabulary))
-        self.arrangements = arrangements(self.recipe)
+        self.arrangements = arrangements(self.recipe, self.vocabulary)
 
     def generate(  # noqa: PLR0913 (every option of a generation, all by name)
         self,

@@ -15,8 +15,9 @@ from multimodal_gpt.files import read_text, write_text
 from multimodal_gpt.recipe.checks import cross_check, schema_problems, silent_conversions
 from multimodal_gpt.recipe.listing import to_yaml
 from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.stream.arrangement import Arrangement, parse_order
+from multimodal_gpt.stream.arrangement import Arrangement, default_arrangements, parse_order
 from multimodal_gpt.stream.plugins import Modality
+from multimodal_gpt.stream.vocabulary import Vocabulary
 
 Raw = dict[str, Any]
 EXTENDS = "extends"
@@ -241,11 +242,11 @@ def modalities(recipe: Recipe) -> list[Modality]:
     return [Modality(name, t.plugin or name, t.model_extra or {}) for name, t in recipe.tokenizers.items()]
 
 
-def arrangements(recipe: Recipe) -> list[Arrangement]:
-    """The arrangements of a recipe; where it names none: all modalities in random order, a tenth dropped."""
+def arrangements(recipe: Recipe, vocabulary: Vocabulary) -> list[Arrangement]:
+    """The arrangements of a recipe; where it names none, those that suit its modalities."""
     known = list(recipe.tokenizers)
     if not recipe.arrangements:
-        return [Arrangement(parse_order(known, known), drop=0.1, shuffle=True)]
+        return default_arrangements(vocabulary)
     listed = recipe.arrangements
     return [Arrangement(parse_order(a.order, known), a.weight, a.drop, a.shuffle, a.hole) for a in listed]
 

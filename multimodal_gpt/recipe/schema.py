@@ -148,7 +148,8 @@ class Recipe(Section):
     )
     data: DataRecipe = Field(default_factory=DataRecipe)
     arrangements: list[ArrangementRecipe] = Field(
-        default_factory=list, description="how documents are laid out; each order of all modalities if absent"
+        default_factory=list,
+        description="how documents are laid out; if absent, modalities with times take turns by the bar",
     )
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     train: TrainRecipe = Field(default_factory=TrainRecipe)

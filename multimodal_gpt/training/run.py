@@ -79,7 +79,7 @@ def train(recipe: Recipe, *, restart: bool = False) -> RunResult:
     # 3) Rows: whole documents packed, the same for the same seed on any number of workers.
     from multimodal_gpt.data.datamodule import RowsData
 
-    rows = RowsData(shards, vocabulary, arrangements(recipe), recipe, batching(recipe))
+    rows = RowsData(shards, vocabulary, arrangements(recipe, vocabulary), recipe, batching(recipe))
 
     # 4) to 6) Model, Trainer, folder.
     return fit(recipe, vocabulary, rows, corpus, state)
