@@ -100,7 +100,7 @@ def default_arrangements(vocabulary: Vocabulary) -> list[Arrangement]:
     """What a recipe that names no arrangement gets: modalities with times take turns, each first once.
 
     Half of the documents hold those alone, the others have the timeless modalities before or after them.
-    Taking turns beat one segment after the other on every figure of `recipes/own_folder.yaml`. Without two
+    Taking turns beat one segment after the other on every figure in `recipes/own_folder.yaml`. Without two
     modalities that have times: all in random order, a tenth dropped.
     """
     timed = [name for name, tokenizer in vocabulary.tokenizers.items() if _takes_turns(tokenizer)]
