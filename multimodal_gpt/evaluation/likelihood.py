@@ -42,8 +42,7 @@ def segment_bits(
     A piece longer than the model's context is scored through windows that overlap by half, each token once.
     Raises UserError where not even one chunk of the target fits the context.
     """
-    parts = tuple(tuple(n for n in part if n in segments) for part in order)
-    layout = Layout(tuple(p for p in parts if p))
+    layout = _laid_out(order, segments)
     total = 0.0
     for window in _windows(segments, layout, target, net.config.context):
         seen = segments if np.isinf(window.start) else crop(segments, window.start, window.stop)
@@ -55,8 +54,7 @@ def segment_bits(
 def _window_bits(
     net: GPT, vocabulary: Vocabulary, seen: Mapping[str, Encoded], layout: Layout, target: str, window: Window
 ) -> float:
-    present = Layout(tuple(q for p in layout.order if (q := tuple(n for n in p if n in seen))))
-    stream = to_stream(vocabulary, seen, present)
+    stream = to_stream(vocabulary, seen, _laid_out(layout.order, seen))
     device = next(net.parameters()).device
     ids = torch.from_numpy(stream.ids.astype(np.int64)).to(device)
     position = torch.arange(len(ids), device=device)
@@ -96,8 +94,7 @@ def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
 
 
 def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:
-    lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in segments.items()}
-    if stream_length(lengths, layout) <= context:
+    if _length(segments, layout) <= context:
         return [Window(-np.inf, -np.inf, np.inf)]
     times = segments[target].times
     windows: list[Window] = []
@@ -140,7 +137,16 @@ def _earliest(
 
 
 def _fits(segments: Mapping[str, Encoded], layout: Layout, start: float, stop: float, context: int) -> bool:
-    seen = crop(segments, start, stop)
+    return _length(crop(segments, start, stop), layout) <= context
+
+
+def _length(seen: Mapping[str, Encoded], layout: Layout) -> int:
+    """Tokens of the stream of what is there of a layout."""
     lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in seen.items()}
-    present = Layout(tuple(q for p in layout.order if (q := tuple(n for n in p if n in seen))))
-    return stream_length(lengths, present) <= context
+    return stream_length(lengths, _laid_out(layout.order, seen))
+
+
+def _laid_out(order: Sequence[Part], seen: Mapping[str, Encoded]) -> Layout:
+    """The parts of an order that are there."""
+    present = (tuple(n for n in part if n in seen) for part in order)
+    return Layout(tuple(part for part in present if part))

@@ -18,6 +18,7 @@ import numpy as np
 
 from multimodal_gpt.stream.arrangement import Part, Stream
 from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.stream.tokenizer import has_times
 from multimodal_gpt.stream.vocabulary import END, MIX, Encoded, Vocabulary
 
 
@@ -49,9 +50,7 @@ def members_of(vocabulary: Vocabulary) -> dict[str, Member]:
     for name, place in vocabulary.ranges.items():
         tokenizer = vocabulary.tokenizers[name]
         grammar = tokenizer.grammar()
-        shortest = grammar.random_walk(np.random.default_rng(0), 1)
-        timeless = tokenizer.clock(shortest) is None
-        clock = None if timeless else tokenizer.clock
+        clock = tokenizer.clock if has_times(tokenizer) else None
         spans = tokenizer.spans() if hasattr(tokenizer, "spans") else None
         members[name] = Member(name, place.tag, place.first, grammar, clock, spans)
     return members

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from multimodal_gpt.errors import UserError, nearest
-from multimodal_gpt.stream.tokenizer import Tokenizer
+from multimodal_gpt.stream.tokenizer import Tokenizer, has_times
 from multimodal_gpt.stream.vocabulary import DOC, END, EOD, FILL, HOLE, MIX, Encoded, Range, Vocabulary
 
 Part = tuple[str, ...]
@@ -118,9 +118,7 @@ def default_arrangements(vocabulary: Vocabulary) -> list[Arrangement]:
 
 
 def _takes_turns(tokenizer: Tokenizer) -> bool:
-    grammar = tokenizer.grammar()
-    shortest = grammar.random_walk(np.random.default_rng(0), 1)
-    return bool(grammar.cut.any()) and tokenizer.clock(shortest) is not None
+    return bool(tokenizer.grammar().cut.any()) and has_times(tokenizer)
 
 
 def sample_layout(

@@ -110,3 +110,8 @@ class Tokenizer(Protocol):
     def show(self, ids: np.ndarray) -> str:
         """One readable line for a human."""
         ...
+
+
+def has_times(tokenizer: Tokenizer) -> bool:
+    """Whether the modality's ids have times: asked of a shortest legal segment."""
+    return tokenizer.clock(tokenizer.grammar().random_walk(np.random.default_rng(0), 1)) is not None
