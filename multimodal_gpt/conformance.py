@@ -8,7 +8,7 @@ Letters: T tokens, C cuts, S states.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -111,17 +111,11 @@ def check_members(case: Case) -> None:
     expect(not missing, f"the tokenizer lacks {', '.join(missing)}")
     size, suffixes, unit = tokenizer.size, tokenizer.suffixes, tokenizer.unit
     expect(isinstance(size, int) and size > 0, f"size is {size!r}, expected a positive int")
-    expect(
-        isinstance(suffixes, tuple) and suffixes,
-        f"suffixes is {suffixes!r}, not a tuple like ('.txt',)",
-    )
+    expect(isinstance(suffixes, tuple) and suffixes, f"suffixes is {suffixes!r}, not a tuple like ('.txt',)")
     for suffix in suffixes:
         lower = isinstance(suffix, str) and suffix.startswith(".") and suffix == suffix.lower()
         expect(lower, f"suffix {suffix!r} is not a dot and lower-case letters")
-    expect(
-        isinstance(unit, str) and unit.strip(),
-        f"unit is {unit!r}, expected a noun such as 'character'",
-    )
+    expect(isinstance(unit, str) and unit.strip(), f"unit is {unit!r}, expected a noun such as 'character'")
 
 
 def check_grammar(case: Case) -> None:
@@ -130,20 +124,14 @@ def check_grammar(case: Case) -> None:
     expect(isinstance(grammar, Grammar), f"grammar() gave {type(grammar).__name__}, expected a Grammar")
     table = grammar.next_state
     expect(grammar.size == size, f"the grammar has {grammar.size} ids, size is {size}")
-    expect(
-        np.issubdtype(table.dtype, np.integer),
-        f"next_state is {table.dtype}, expected an integer type",
-    )
+    expect(np.issubdtype(table.dtype, np.integer), f"next_state is {table.dtype}, expected an integer type")
     expect(table.min() >= -1, f"next_state holds {table.min()}, expected states or -1")
     for name in ("final", "cut"):
         kind = getattr(grammar, name).dtype
         expect(kind == np.bool_, f"{name} is {kind}, expected bool")
     reached = _reachable(table)
     dead = [s for s in reached if grammar.to_final[s] >= UNREACHABLE]
-    expect(
-        not dead,
-        f"dead end: state {dead[:1]} can be reached from the start, but no final state from it",
-    )
+    expect(not dead, f"dead end: state {dead[:1]} can be reached from the start, but no final state from it")
     again = case.tokenizer.grammar()
     same = all(np.array_equal(getattr(grammar, n), getattr(again, n)) for n in ("next_state", "final", "cut"))
     expect(same, "grammar() gave two different tables in two calls")
@@ -271,20 +259,10 @@ def check_files(case: Case) -> None:
             path = case.tokenizer.write(content, asked, note="seed 1" if index % 2 else "")
             expect(Path(path).is_file(), f"write({short(content)}) left no file at {path}")
             items = list(case.tokenizer.read(Path(path)))
-            expect(
-                len(items) == 1,
-                f"{len(items)} items were read where one was written: {short(content)}",
-            )
-            expect(
-                isinstance(items[0].key, str),
-                f"the key of an item is {items[0].key!r}, expected a str",
-            )
+            expect(len(items) == 1, f"{len(items)} items were read where one was written: {short(content)}")
+            expect(isinstance(items[0].key, str), f"the key of an item is {items[0].key!r}, expected a str")
             ids = case.tokenizer.encode(content)
-            _same(
-                case.tokenizer.encode(items[0].content),
-                ids,
-                f"write, then read of {short(content)}",
-            )
+            _same(case.tokenizer.encode(items[0].content), ids, f"write, then read of {short(content)}")
 
 
 def check_bad_files(case: Case) -> None:
@@ -358,6 +336,52 @@ def check_shift(case: Case) -> None:
             _same(case.tokenizer.encode(back), ids, doing)
 
 
+def check_shift_ids(case: Case) -> None:
+    """Moving ids gives what moving their content and encoding it gives."""
+    tokenizer: Any = case.tokenizer
+    for ids in map(tokenizer.encode, case.contents):
+        for steps in (0, *SHIFTS, 100):
+            moved = tokenizer.shift(tokenizer.decode(ids), steps)
+            got = tokenizer.shift_ids(ids, steps)
+            doing = f"shift_ids({brief(ids)}, {steps})"
+            expect((got is None) == (moved is None), f"{doing} gave {got!r}, but shift gave {short(moved)}")
+            if got is not None:
+                expect(got.dtype == np.int32, f"{doing} gave {_kind(got)}, expected int32 ids")
+                _same(got, tokenizer.encode(moved), doing)
+
+
+def check_shingles(case: Case) -> None:
+    """Shingles are (N,) uint64, the same in every call, and the same for a content that is moved."""
+    tokenizer: Any = case.tokenizer
+    for content in case.contents:
+        got = tokenizer.shingles(content)
+        whose = f"shingles({short(content)})"
+        whole = isinstance(got, np.ndarray) and got.ndim == 1 and got.dtype == np.uint64
+        expect(whole, f"{whose} gave {_kind(got)}, expected (N,) uint64")
+        _same(tokenizer.shingles(content), got, f"{whose} a second time")
+        for steps in SHIFTS if hasattr(tokenizer, "shift") else ():
+            moved = tokenizer.shift(content, steps)
+            if moved is not None:
+                _same(np.sort(tokenizer.shingles(moved)), np.sort(got), f"{whose}, moved by {steps},")
+
+
+def check_read_part(case: Case) -> None:
+    """The parts of a file, one after the other, hold the items of the whole file in their order."""
+    tokenizer: Any = case.tokenizer
+    with tempfile.TemporaryDirectory() as name:
+        for index, content in enumerate(case.contents[:4]):
+            path = tokenizer.write(content, Path(name) / f"{index}{tokenizer.suffixes[0]}")
+            whole = _told(tokenizer, tokenizer.read(Path(path)))
+            for parts in (1, 2, 5):
+                split = [i for p in range(parts) for i in tokenizer.read_part(Path(path), p, parts)]
+                same = _told(tokenizer, split) == whole
+                expect(same, f"read_part in {parts} parts and read differ for {short(content)}")
+
+
+def _told(tokenizer: Tokenizer, items: Iterable[Any]) -> list[Any]:
+    return [(i.key, dict(i.metadata), tokenizer.encode(i.content).tolist()) for i in items]
+
+
 def check_compose(case: Case) -> None:
     """Whatever is known about a document gives None or a content that encodes."""
     known = [dict(case.tokenizer.describe(content)) for content in case.contents]
@@ -370,7 +394,4 @@ def check_compose(case: Case) -> None:
 def check_size(case: Case) -> None:
     """The size is still what the grammar has."""
     size = case.tokenizer.size
-    expect(
-        size == case.tokenizer.grammar().size,
-        f"size has become {size} while the tokenizer was used",
-    )
+    expect(size == case.tokenizer.grammar().size, f"size has become {size} while the tokenizer was used")

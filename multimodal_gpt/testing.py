@@ -187,7 +187,13 @@ CHECKS = (
     check_spawn,
     conformance.check_size,
 )
-HOOKS = {"shift": conformance.check_shift, "compose": conformance.check_compose}
+HOOKS = {
+    "shift": conformance.check_shift,
+    "shift_ids": conformance.check_shift_ids,
+    "shingles": conformance.check_shingles,
+    "read_part": conformance.check_read_part,
+    "compose": conformance.check_compose,
+}
 """Optional members, and the check for each."""
 
 

@@ -26,7 +26,7 @@ w: la la
 def read(tmp_path, text, name="book.abc"):
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return list(_abc.read_book(path))
+    return _songs.songs(path)
 
 
 def tune(tmp_path, text):

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import mido
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.testing import check_tokenizer
-from multimodal_gpt.tokenizers import _midi, chords
-from multimodal_gpt.tokenizers._changes import infer_changes, name_blocks
+from multimodal_gpt.tokenizers import _markers, _midi, chords
+from multimodal_gpt.tokenizers._changes import name_blocks
 from multimodal_gpt.tokenizers._harmony import NO_CHORD, QUALITY, UNKNOWN, Symbol, name, parse_symbol
+from multimodal_gpt.tokenizers._inference import infer_changes
 from multimodal_gpt.tokenizers._music import METERS, TICKS, Meter, Track
-from multimodal_gpt.tokenizers.chords import Chords, Event
+from multimodal_gpt.tokenizers.chords import Event, chords_of
 
 CHORDS = chords.build()
 BAR = 4 * TICKS
@@ -37,7 +39,7 @@ def contents(draw):
     first, second = draw(some_meters), draw(some_meters)
     change = Meter(0, *first).bar * draw(st.integers(1, 6))
     meters = (Meter(0, *first),) if first == second else (Meter(0, *first), Meter(change, *second))
-    return Chords(tuple(events), meters, end=tick + draw(st.integers(0, 400)))
+    return chords_of(events, meters, end=tick + draw(st.integers(0, 400)))
 
 
 def names(content):
@@ -121,17 +123,17 @@ def test_a_segment_without_a_chord_may_not_end():
     with pytest.raises(UserError, match="ends too early"):
         CHORDS.decode(ids[:4])
     with pytest.raises(UserError, match="no chord"):
-        CHORDS.encode(Chords((Event(0, BAR, NO_CHORD),), end=BAR))
+        CHORDS.encode(chords_of([Event(0, BAR, NO_CHORD)], end=BAR))
 
 
 def test_repeats_are_one_event_and_gaps_are_silence():
     c, g = parse_symbol("C"), parse_symbol("G")
     events = (Event(0, BAR, c), Event(BAR, BAR, c), Event(3 * BAR, BAR // 2, g))
-    content = CHORDS.decode(CHORDS.encode(Chords(events, end=6 * BAR)))
+    content = CHORDS.decode(CHORDS.encode(chords_of(events, end=6 * BAR)))
     assert names(content) == ["C", "N.C.", "G", "N.C."]
     assert onsets(content) == [0, 8, 12, 14]
     assert content.end == 6 * BAR
-    short = CHORDS.decode(CHORDS.encode(Chords(events, end=4 * BAR)))
+    short = CHORDS.decode(CHORDS.encode(chords_of(events, end=4 * BAR)))
     assert names(short) == ["C", "N.C.", "G"], "inside its last bar a chord goes on to the end"
 
 
@@ -141,6 +143,17 @@ def test_shift_moves_every_chord(content, steps):
     for before, after in zip(content.events, moved.events, strict=True):
         assert after == Event(before.tick, before.duration, before.symbol.moved(steps))
     assert CHORDS.shift(moved, -steps).events == content.events
+
+
+@given(contents(), st.integers(-30, 30))
+def test_shifted_ids_are_those_of_the_shifted_content(content, steps):
+    try:
+        ids = CHORDS.encode(content)
+    except UserError:
+        return
+    moved = CHORDS.shift_ids(ids, steps)
+    assert moved.dtype == np.int32
+    assert np.array_equal(moved, CHORDS.encode(CHORDS.shift(content, steps)))
 
 
 # --------------------------------------------------------------------------------------- the command line
@@ -327,6 +340,176 @@ def test_every_spelling_that_the_parser_reads_is_read_from_abc(tmp_path):
     path.write_text('X:1\nM:4/4\nL:1/4\nK:C\n"CMaj7"C4|"Fine"D4|"A:min7"E4|"^slowly"F4|"4"G4|')
     (item,) = CHORDS.read(path)
     assert names(item.content) == ["Cmaj7", "Am7"]
+
+
+def test_a_book_is_read_in_parts(tmp_path):
+    path = tmp_path / "book.abc"
+    path.write_text(ABC)
+    whole = [(i.key, names(i.content)) for i in CHORDS.read(path)]
+    for parts in (1, 2, 3, 5):
+        pieces = [i for part in range(parts) for i in CHORDS.read_part(path, part, parts)]
+        assert [(i.key, names(i.content)) for i in pieces] == whole
+
+
+# ------------------------------------------------------------------------------ chords spelled in words
+
+
+LONG = track("", *[(q, 1, 72 + q % 5) for q in range(64)])
+
+
+def spelled_file(tmp_path, kind, words, every=4, notes=LONG):
+    """A tune with a word every so many quarter notes, in a track of its own."""
+    path = _midi.write_tracks(tmp_path / "song.mid", [notes], title="A title")
+    file = mido.MidiFile(path)
+    told = mido.MidiTrack()
+    for i, word in enumerate(words):
+        text = word.encode().decode("latin1")
+        told.append(mido.MetaMessage(kind, text=text, time=every * file.ticks_per_beat if i else 0))
+    file.tracks.append(told)
+    file.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "heard"),
+    [
+        ("marker", "C Am F G7", "C Am F G7"),
+        ("marker", "G C D G", "G C D G"),
+        ("marker", "C Am F#m7b5 B♭/d", "C Am F#m7b5 Bb/D"),
+        ("cue_marker", "Dm7 G7 Cmaj7 -", None),
+        ("text", "Cm7 F7 Bbmaj7 N.C. Ebmaj7", "Cm7 F7 Bbmaj7 N.C. Ebmaj7"),
+        ("lyrics", "[C]Once [Am]there [F]was [G]a [C]king", "C Am F G C"),
+        ("lyrics", "/Am \\\\F C G", "Am F C G"),
+        ("lyrics", "(Am) (F) (C) (E7)", "Am F C E7"),
+        ("text", "chord:Am Chord:F chord=C chords:G", "Am F C G"),
+        ("text", "@KMIDI Am F C G", "Am F C G"),
+    ],
+)
+def test_words_that_spell_chords_are_read(tmp_path, kind, words, heard):
+    path = spelled_file(tmp_path, kind, words.split())
+    found = list(CHORDS.read(path))
+    if heard is None:  # three chords are too few to be sure
+        assert not found
+        return
+    (item,) = found
+    assert names(item.content) == heard.split()
+    assert np.diff(onsets(item.content)).tolist() == [4] * (len(heard.split()) - 1)
+    kinds = {"marker": "markers", "text": "texts", "lyrics": "lyrics"}
+    assert item.metadata["chords_track"] == f"{kinds[kind]} that spell chords"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "every"),
+    [
+        ("marker", "A B A C A B", 8),  # sections
+        ("marker", "A A1 B B2 C D", 8),
+        ("marker", "[A] [B] [C] [D] [E]", 8),
+        ("marker", "Verse Chorus Verse Chorus Bridge Am F C", 4),
+        ("lyrics", "A A A A A A", 2),  # sung words
+        ("lyrics", "Am I A Man Go Do A G Dad Be", 1),
+        ("lyrics", "Da Do Da Ba Ba Go", 1),
+        ("lyrics", "- - - - - n x ?", 1),
+        ("lyrics", "C C G G A A G F F E E D D C", 1),  # names of notes
+        ("lyrics", "C4 D4 E4 F4 G4 A4 B4 C5", 4),
+        ("text", "Am F", 4),
+        ("text", "Am Am Am Am Am", 4),
+    ],
+)
+def test_other_words_are_not_taken_for_chords(tmp_path, kind, words, every):
+    assert not list(CHORDS.read(spelled_file(tmp_path, kind, words.split(), every)))
+
+
+def test_words_are_found_behind_events_of_all_kinds(tmp_path):
+    path = spelled_file(tmp_path, "lyrics", ["Am", "F", "C", "G7"])
+    file = mido.MidiFile(path)
+    odd = [
+        mido.Message("sysex", data=[1, 2, 3]),
+        mido.Message("program_change", program=3),
+        mido.Message("pitchwheel", pitch=100),
+        mido.MetaMessage("text", text="x" * 300),
+        mido.UnknownMetaMessage(0x7F, data=[0, 255, 5, 1]),
+        mido.Message("control_change", control=7, value=100, time=240),
+    ]
+    file.tracks[-1][2:2] = [*odd, mido.Message("aftertouch", value=3), mido.Message("aftertouch", value=4)]
+    file.save(path)
+    (item,) = CHORDS.read(path)
+    assert names(item.content) == ["Am", "F", "C", "G7"]
+    assert onsets(item.content) == [0, 4, 8.5, 12.5]
+
+
+def test_damaged_words_do_no_harm(tmp_path):
+    path = spelled_file(tmp_path, "lyrics", ["Am", "F", "C", "G7"] * 3)
+    data = path.read_bytes()
+    for cut in range(30, len(data), 7):
+        (tmp_path / "cut.mid").write_bytes(data[:cut])
+        _markers.read_markers(tmp_path / "cut.mid")
+
+
+def test_spelled_chords_outrank_played_ones(tmp_path):
+    blocks = track("", (0, 8, 48, 52, 55), (8, 8, 47, 50, 55))
+    path = spelled_file(tmp_path, "marker", ["Am7", "Dm7", "G7", "C"], notes=blocks)
+    assert names(read_one(path).content) == ["Am7", "Dm7", "G7", "C"]
+    assert names(read_one(path, track=1).content) == ["C", "G/B"]
+
+
+# ------------------------------------------------------------------------------------------- inference
+
+PROGRESSION = [("C", 48, 52, 55), ("Am", 45, 48, 52), ("F", 41, 45, 48), ("G", 43, 47, 50)] * 2
+
+
+def accompaniment(style, beats=4):
+    """(N, 3) notes of PROGRESSION, a bar of so many beats each, in a style."""
+    rows = []
+    for bar, (_, low, middle, high) in enumerate(PROGRESSION):
+        at = bar * beats * TICKS
+        if style == "block":
+            rows += [(at, beats * TICKS, p) for p in (low, middle, high)]
+        elif style == "Alberti":
+            rows += [
+                (at + i * TICKS // 2, TICKS // 2, (low, high, middle, high)[i % 4]) for i in range(2 * beats)
+            ]
+        elif style == "arpeggio":
+            rows += [
+                (at + i * TICKS, (beats - i) * TICKS, (low, middle, high, low + 12)[i]) for i in range(beats)
+            ]
+        elif style == "oompah":
+            rows += [(at, TICKS, low - 12)]
+            rows += [(at + i * TICKS, TICKS, p + 12) for i in range(1, beats) for p in (low, middle, high)]
+    return np.array(sorted(rows), dtype=np.int64)
+
+
+@pytest.mark.parametrize("style", ["block", "Alberti", "arpeggio", "oompah"])
+@pytest.mark.parametrize("beats", [3, 4])
+def test_an_accompaniment_in_any_style_is_named_bar_by_bar(style, beats):
+    changes = infer_changes(accompaniment(style, beats), (Meter(0, beats, 4),), 120.0)
+    assert [name(s) for _, s in changes] == [chord for chord, *_ in PROGRESSION]
+    assert [tick // TICKS for tick, _ in changes] == list(range(0, 8 * beats, beats))
+
+
+@pytest.mark.parametrize("style", ["block", "Alberti", "arpeggio"])
+@pytest.mark.parametrize("late", [5, 20, 43, 75])
+def test_music_beside_the_counted_beats_changes_where_it_is_heard_to_change(style, late):
+    notes = accompaniment(style) + np.array([late, 0, 0])
+    for meter in (Meter(0), Meter(0, 2, 4), Meter(0, 1, 4)):
+        changes = infer_changes(notes, (meter,), 120.0)
+        named = [(tick, name(s)) for tick, s in changes if s != NO_CHORD]
+        assert [chord for _, chord in named] == [chord for chord, *_ in PROGRESSION]
+        assert [tick for tick, _ in named][1:] == [bar * BAR + late for bar in range(1, 8)]
+
+
+def test_offbeats_do_not_move_the_beats():
+    strums = [(24 + 48 * i, 12, p) for i in range(32) for p in (60, 64, 67)]
+    bass = [(192 * i, 192, 36) for i in range(8)]
+    changes = infer_changes(np.array(sorted(strums + bass)), (Meter(0),), 120.0)
+    assert changes[0][0] == 0
+    assert {name(s) for _, s in changes} == {"C"}
+
+
+def test_a_long_rest_forgets_the_bass_note_before_it():
+    notes = track("", (0, 1, 48, 52, 55), (1, 1, 43), (9, 1, 43, 47, 50), (10, 1, 48, 52, 55)).notes
+    changes = name_blocks(notes, (Meter(0),))
+    assert [t for t, _ in changes] == sorted(t for t, _ in changes)
+    assert [(t / TICKS, name(s)) for t, s in changes] == [(0, "C"), (2, "N.C."), (9, "G"), (10, "C")]
 
 
 def test_names_stand_above_the_notes():

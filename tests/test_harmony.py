@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +14,13 @@ from multimodal_gpt.tokenizers._harmony import (
     QUALITY,
     UNKNOWN,
     Symbol,
+    move_codes,
     name,
     nearest_quality,
     parse_symbol,
-    recognise,
-    voice,
+    symbol_of,
 )
+from multimodal_gpt.tokenizers._voicing import recognise, voice
 
 QUALITY_NAMES = st.sampled_from(sorted(QUALITY))
 CLASSES = st.integers(0, 11)
@@ -195,3 +197,10 @@ def test_moving_there_and_back(symbol, steps):
 
 def test_a_bass_that_is_the_root_is_none():
     assert Symbol(5, "maj", 5) == Symbol(5, "maj")
+
+
+@given(st.lists(SYMBOLS, min_size=1), st.integers(-24, 24))
+def test_codes_stand_for_symbols_and_move_like_them(symbols, steps):
+    codes = np.array([s.code for s in symbols])
+    assert [symbol_of(code) for code in codes.tolist()] == symbols
+    assert move_codes(codes, steps).tolist() == [s.moved(steps).code for s in symbols]

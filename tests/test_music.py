@@ -26,6 +26,7 @@ from multimodal_gpt.tokenizers._music import (
     parse_mode,
     parse_note,
     shift_signature,
+    sort_notes,
 )
 
 SIGNATURES = [(sharps, minor) for sharps in range(-7, 8) for minor in (False, True)]
@@ -155,7 +156,9 @@ def roles(*tracks):
 
 HIGH, LOW = line([72, 74, 76, 77] * 4), line([40, 43, 45, 40] * 4)
 CHORDS = blocks([48, 53, 55, 48])
-MIXED = np.concatenate([HIGH, CHORDS])
+MIXED = sort_notes(np.concatenate([HIGH, CHORDS]))
+SOUNDS = [HIGH, LOW, CHORDS, MIXED]
+NAMES = ["", "Melody", "Piano", "Violin", "Soprano", "Chords", "Lead guitar", "Melody chords", "Bass"]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +202,78 @@ def test_the_upper_line_of_a_mixed_track():
     tune = tune[np.arange(len(tune)) % 8 != 5]  # a rest, in which only the accompaniment moves
     arpeggio = line([48, 52, 55, 52] * 32, length=TICKS // 2)
     chords = blocks([45] * 16)
-    mixed = Track("", 0, False, np.concatenate([arpeggio, chords, tune]))
+    mixed = Track("", 0, False, sort_notes(np.concatenate([arpeggio, chords, tune])))
     assert _roles.choose_roles(Song("", (mixed,))).melody == 0
     assert _roles.melody_notes(mixed).tolist() == tune.tolist()
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 900), st.integers(1, 300), st.integers(30, 90)), min_size=1, max_size=40
+)
+
+
+@given(rows)
+def test_what_a_track_sounds_like(played):
+    notes = sort_notes(np.array(played))
+    track = Track("", 0, False, notes)
+    onsets = sorted({onset for onset, _, _ in played})
+    begun = [sum(n[0] == onset for n in played) for onset in onsets]
+    # A moment is an eighth of a quarter note; a shorter note counts as lasting a little longer.
+    late = TICKS // 8
+    heard = [sum(n[0] <= o < n[0] + max(n[1], late + 1) - late for n in played) for o in onsets]
+    top = [max(n[2] for n in played if n[0] == onset) for onset in onsets]
+    assert track.onsets == len(onsets)
+    assert track.block == np.mean([b >= 3 for b in begun])
+    assert track.single == np.mean([h <= 1 for h in heard])
+    assert track.register == np.median(top)
+    assert track.line[:, 2].tolist() == top and track.line[:, 0].tolist() == onsets
+
+
+def upper_line(played):
+    """`skyline` note by note."""
+    top = {}
+    for note in sort_notes(np.array(played)).tolist():
+        top[note[0]] = note
+    kept = []
+    for onset, duration, pitch in top.values():
+        covered = any(o < onset < o + d - TICKS // 16 and p > pitch for o, d, p in top.values())
+        first = onset // (4 * TICKS) * 4 * TICKS - 16 * TICKS
+        around = [p for o, _, p in played if first <= o < first + 32 * TICKS]
+        if not covered and pitch > border(around):
+            kept.append((onset, duration, pitch))
+    return one_line(np.array(kept)).tolist()
+
+
+def border(pitches):
+    if max(pitches) - min(pitches) <= 16:
+        return -1
+    apart = {}
+    for cut in range(min(pitches), max(pitches)):
+        below = [p for p in pitches if p <= cut]
+        above = [p for p in pitches if p > cut]
+        means = np.float64(sum(below)) / len(below) - np.float64(sum(above)) / len(above)
+        apart[cut] = float(len(below)) * len(above) * means**2
+    return max(apart, key=apart.get)
+
+
+@given(rows)
+def test_skyline_note_by_note(played):
+    assert _roles.skyline(np.array(played)).tolist() == upper_line(played)
+
+
+@given(rows)
+def test_skyline_of_a_table_cut_in_pieces(played):
+    whole = _roles.skyline(np.array(played)).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_roles, "_CELLS", 50)
+        assert _roles.skyline(np.array(played)).tolist() == whole
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(SOUNDS), st.booleans()), max_size=5))
+def test_the_melody_alone_is_chosen_as_with_the_chords(tracks):
+    piece = song(*tracks)
+    both = _roles.choose_roles(piece)
+    assert _roles.choose_melody(piece) == (both.melody, both.why["melody"])
 
 
 def test_find_track():

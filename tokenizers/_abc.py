@@ -37,7 +37,7 @@ _REST = "C,,,,"  # pitch 12, or 11 or 13 by the key
 
 
 @dataclass(frozen=True)
-class _Tune:
+class Tune:
     """One tune as written: header fields by letter, and the lines of its body, fields among them."""
 
     fields: Mapping[str, Sequence[str]]
@@ -47,11 +47,10 @@ class _Tune:
         return next((v for v in self.fields.get(letter, ()) if v), "")
 
 
-def read_book(path: Path) -> Iterator[tuple[str, Song | UserError]]:
-    """(key, song) of each tune; the key is its X: number, "12.2" for the second one of that number.
+def split_book(path: Path) -> Iterator[tuple[str, Tune]]:
+    """(key, tune) of each tune; the key is its X: number, "12.2" for the second one of that number.
 
-    A tune that can't be read is a UserError in its place. Lost: all voices but the first, grace
-    notes, ornaments, dynamics and words. Raises UserError where the file can't be read at all.
+    Raises UserError where the file can't be read at all.
     """
     try:
         data = Path(path).read_bytes()
@@ -61,11 +60,7 @@ def read_book(path: Path) -> Iterator[tuple[str, Song | UserError]]:
     for tune in _split(_decode(data)):
         number = tune.field("X") or "0"
         seen[number] = seen.get(number, 0) + 1
-        key = number if seen[number] == 1 else f"{number}.{seen[number]}"
-        try:
-            yield key, read_tune(tune, key)
-        except UserError as error:
-            yield key, error.within(f"{path}: tune {key}")
+        yield (number if seen[number] == 1 else f"{number}.{seen[number]}"), tune
 
 
 def _decode(data: bytes) -> str:
@@ -75,7 +70,7 @@ def _decode(data: bytes) -> str:
         return data.decode("latin-1")  # what books from before Unicode are written in; never fails
 
 
-def _split(text: str) -> Iterator[_Tune]:
+def _split(text: str) -> Iterator[Tune]:
     """Tunes of a book: each from its X: line to the next blank line after its K: line."""
     common: dict[str, list[str]] = {}  # fields above the first tune hold for all
     source, fields, inside = "", common, False
@@ -87,11 +82,11 @@ def _split(text: str) -> Iterator[_Tune]:
         line = re.sub(r"(?<!\\)%.*", "", written).rstrip()
         if line.startswith("X:"):
             if inside:
-                yield _Tune(fields, tuple(body))
+                yield Tune(fields, tuple(body))
             fields = {k: v for k, v in common.items() if k not in "XTKP"} | {"%": [source]}
             body, inside = [], True
         elif inside and blank and "K" in fields:
-            yield _Tune(fields, tuple(body))
+            yield Tune(fields, tuple(body))
             inside, source = False, ""
         letter = line[:1] if re.match(r"[A-Za-z]:", line) and not line.startswith("|:") else ""
         if letter and (inside or fields is common) and not (inside and "K" in fields):
@@ -99,11 +94,14 @@ def _split(text: str) -> Iterator[_Tune]:
         elif inside and line and "K" in fields:
             body.append(line)
     if inside:
-        yield _Tune(fields, tuple(body))
+        yield Tune(fields, tuple(body))
 
 
-def read_tune(tune: _Tune, key: str = "") -> Song:
-    """Song of one tune. Raises UserError where it holds no music that can be played."""
+def read_tune(tune: Tune, key: str = "") -> Song:
+    """Song of one tune. Lost: all voices but the first, grace notes, ornaments, dynamics and words.
+
+    Raises UserError where it holds no music that can be played.
+    """
     if "K" not in tune.fields:
         raise UserError("has no K: line, so its music does not begin")
     if sum(map(len, tune.body)) > MAX_CHARACTERS:
@@ -149,7 +147,7 @@ _SYMBOL_TEXT = re.compile(
 )
 
 
-def playable(tune: _Tune) -> tuple[str, list[str]]:
+def playable(tune: Tune) -> tuple[str, list[str]]:
     """The tune as abc2midi shall play it, and its distinct chord symbols in the controls' order."""
     symbols: dict[str, int] = {}
     parts = tune.field("P")
@@ -168,7 +166,7 @@ def playable(tune: _Tune) -> tuple[str, list[str]]:
     return "\n".join(lines) + "\n", list(symbols)
 
 
-def _first_voice(tune: _Tune) -> Iterator[str]:
+def _first_voice(tune: Tune) -> Iterator[str]:
     first, current = "", ""
     for line in tune.body:
         switch = re.match(r"\[?V:\s*(\S+?)(?:\]|\s|$)", line)
@@ -318,7 +316,7 @@ _KINDS = re.compile(
 )
 
 
-def describe(tune: _Tune) -> dict[str, Any]:
+def describe(tune: Tune) -> dict[str, Any]:
     """Title, type, mode, composer, book and source of a tune, as far as its header tells."""
     title, form = split_title(tune.field("T"))
     named = _KINDS.search(title.lower())

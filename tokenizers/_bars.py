@@ -17,12 +17,9 @@ class _Measure:
     start: int
     length: int
     meter: Meter
+    bar: int
     opens: bool  # begins at a double bar or a repeat
     closes: bool  # ends at one
-
-    @property
-    def bar(self) -> int:
-        return self.meter.bar
 
 
 def on_grid(
@@ -52,7 +49,7 @@ def _measures(notes: np.ndarray, bars: np.ndarray, meters: Sequence[Meter]) -> l
     lines = sorted(strength)
     inside = np.searchsorted([m.tick for m in meters], lines[:-1], side="right") - 1
     return [
-        _Measure(a, b - a, meters[i], strength[a] == 2, strength[b] == 2)
+        _Measure(a, b - a, meters[i], meters[i].bar, strength[a] == 2, strength[b] == 2)
         for a, b, i in zip(lines[:-1], lines[1:], inside.tolist(), strict=True)
     ]
 

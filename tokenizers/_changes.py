@@ -1,42 +1,46 @@
 """Where the harmony of a song changes, and to what: from symbols, block chords, or all that sounds.
 
-Letters: N notes, S slices of time, B beats, P spans of beats, K chords as in `_harmony`. Times are
-ticks.
+Letters: C changes, N notes, S slices of time. Times are ticks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.tokenizers import _harmony, _roles
-from multimodal_gpt.tokenizers._harmony import NO_CHORD, UNKNOWN, Symbol
-from multimodal_gpt.tokenizers._music import TICKS, Meter, Song, bar_lines
-
-Change = tuple[int, Symbol]
-"""(tick, symbol): the symbol holds until the next change."""
+from multimodal_gpt.tokenizers import _harmony, _roles, _voicing
+from multimodal_gpt.tokenizers._harmony import NO_CHORD, UNKNOWN, UNKNOWN_CODE, Symbol
+from multimodal_gpt.tokenizers._inference import Change, infer_changes
+from multimodal_gpt.tokenizers._music import TICKS, Meter, Song
 
 _TOGETHER = TICKS // 8  # notes that begin this close form one chord
 _BLOCKY = 0.5  # share of the time under three notes begun together, from which on they are blocks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Harmony:
-    """Changes, at least one of them to a chord; how they were found; how many were unreadable."""
+    """changes (C, 2) int64 tick and `Symbol.code`, at least one of them a chord; how they were found;
+    how many were unreadable.
+    """
 
-    changes: tuple[Change, ...]
+    changes: np.ndarray
     why: str
     unknown: int
 
 
-def find_harmony(song: Song, track: str | int | None = None, infer: bool = True) -> Harmony | None:
+def find_harmony(
+    song: Song, track: str | int | None = None, infer: bool = True, spelled: str = "symbols"
+) -> Harmony | None:
     """The harmony of a song, None where it has none. The first of these that applies:
 
     1. `track` (a number from 1, or a name): that track.
-    2. Written chord symbols (in ABC, or the markers in a MIDI file of ours); unreadable ones become
-       UNKNOWN and are counted.
+    2. Written chord symbols (of ABC and MusicXML, or what `_markers.read_markers` found in MIDI);
+       unreadable ones become UNKNOWN and are counted. `spelled` says where they were.
     3. The chord track that `choose_roles` names, where the melody isn't in it. Block chords are named
        one by one (`name_blocks`), broken ones by `infer_changes`.
     4. With `infer`: `infer_changes` over all tracks but the melody and drums, or over all of them
@@ -48,21 +52,18 @@ def find_harmony(song: Song, track: str | int | None = None, infer: bool = True)
         index = _roles.find_track(song, track)
         return _from_track(song, index, f"{_label(song, index)} as asked for")
     if song.symbols:
-        return _from_symbols(song)
+        return _harmony_of([(tick, _read(text)) for tick, text in song.symbols], spelled)
     roles = _roles.choose_roles(song)
     if roles.chords is not None and roles.chords != roles.melody:
         return _from_track(song, roles.chords, str(roles.why.get("chords", "")))
     return _from_accompaniment(song, roles.melody) if infer else None
 
 
-def _from_symbols(song: Song) -> Harmony | None:
-    changes = []
-    for tick, text in song.symbols or ():
-        try:
-            changes.append((tick, _harmony.parse_symbol(text)))
-        except UserError:
-            changes.append((tick, UNKNOWN))
-    return _harmony_of(changes, "symbols")
+def _read(text: str) -> Symbol:
+    try:
+        return _harmony.parse_symbol(text)
+    except UserError:
+        return UNKNOWN
 
 
 def _from_track(song: Song, index: int, why: str) -> Harmony | None:
@@ -74,28 +75,22 @@ def _from_track(song: Song, index: int, why: str) -> Harmony | None:
 
 def _from_accompaniment(song: Song, melody: int | None) -> Harmony | None:
     heard = [i for i, t in enumerate(song.tracks) if len(t.notes) and not t.is_drum]
-    lines = [i for i in heard if _is_line(song.tracks[i].notes)]
-    if lines == heard:
-        chosen, why = (heard, f"inferred from {len(heard)} voices") if len(heard) > 2 else ([], "")
+    if all(_is_line(song.tracks[i].notes) for i in heard):
+        if len(heard) < 3:
+            return None
+        chosen, why = heard, f"{len(heard)} voices"
     else:
         chosen = [i for i in heard if i != melody] or heard
-        why = (
-            "inferred from "
-            + ", ".join(_label(song, i) for i in chosen[:4])
-            + (" ..." if len(chosen) > 4 else "")
-        )
-    if not chosen:
-        return None
+        why = ", ".join(_label(song, i) for i in chosen[:4]) + (" ..." if len(chosen) > 4 else "")
     notes = np.concatenate([song.tracks[i].notes for i in chosen])
-    return _harmony_of(
-        infer_changes(notes[np.lexsort((notes[:, 2], notes[:, 0]))], song.meters, song.tempo), why
-    )
+    return _harmony_of(infer_changes(notes, song.meters, song.tempo), f"inferred from {why}")
 
 
-def _harmony_of(changes: list[Change], why: str) -> Harmony | None:
-    if all(symbol.root is None for _, symbol in changes):
+def _harmony_of(changes: Sequence[Change], why: str) -> Harmony | None:
+    table = np.array([(tick, symbol.code) for tick, symbol in changes], dtype=np.int64).reshape(-1, 2)
+    if not (table[:, 1] >= 0).any():
         return None
-    return Harmony(tuple(changes), why, sum(symbol == UNKNOWN for _, symbol in changes))
+    return Harmony(table, why, int(np.count_nonzero(table[:, 1] == UNKNOWN_CODE)))
 
 
 def _label(song: Song, index: int) -> str:
@@ -114,8 +109,10 @@ def _is_line(notes: np.ndarray) -> bool:
 
 def _slices(notes: np.ndarray) -> np.ndarray:
     """(S,) onsets at which at least one note begins, close ones joined to the first of them."""
-    onsets = np.unique(notes[:, 0])
-    starts = [int(onsets[0])] if len(onsets) else []
+    onsets = notes[np.append(True, notes[1:, 0] != notes[:-1, 0]), 0] if len(notes) else notes[:, 0]
+    if (onsets[1:] - onsets[:-1] > _TOGETHER).all():
+        return onsets
+    starts = [int(onsets[0])]
     for onset in onsets.tolist():
         if onset - starts[-1] > _TOGETHER:
             starts.append(onset)
@@ -127,9 +124,11 @@ def _blockiness(notes: np.ndarray) -> float:
     starts = _slices(notes)
     if not len(starts):
         return 0.0
-    count = np.bincount(np.searchsorted(starts, notes[:, 0], side="right") - 1, minlength=len(starts))
-    length = np.diff(np.append(starts, (notes[:, 0] + notes[:, 1]).max()))
-    return float(length[count >= 3].sum() / max(length.sum(), 1))
+    borders = np.append(notes[:, 0].searchsorted(starts), len(notes))
+    blocks = borders[1:] - borders[:-1] >= 3
+    moments = np.append(starts, (notes[:, 0] + notes[:, 1]).max())
+    length = moments[1:] - moments[:-1]
+    return float(length[blocks].sum() / max(length.sum(), 1))
 
 
 def name_blocks(notes: np.ndarray, meters: tuple[Meter, ...]) -> list[Change]:
@@ -141,186 +140,76 @@ def name_blocks(notes: np.ndarray, meters: tuple[Meter, ...]) -> list[Change]:
     """
     changes: list[Change] = []
     slices = _sounding(notes)
-    following = [*(set(classes) for _, _, classes, _ in slices[1:]), set()]
-    before: set[int] = set()
+    shortest = min(_long_rest(m) for m in meters)
+    before = 0
     begun: int | None = None
     silent_from = 0
-    for (start, stop, classes, pitches), after in zip(slices, following, strict=True):
-        if changes and start - silent_from >= _bar_at(meters, silent_from):
+    for (start, stop, pitches), (_, _, following) in pairwise([*slices, (0, 0, ())]):
+        rest = start - silent_from
+        if changes and rest >= shortest and rest >= _long_rest(_meter_at(meters, silent_from)):
             changes.append((silent_from, NO_CHORD))
-            before = set()
+            before, begun = 0, None
         silent_from = max(silent_from, stop)
-        if len(classes) < 3 and classes <= before:
+        classes = _bits(pitches)
+        count = classes.bit_count()
+        if count < 3 and not classes & ~before:
             begun = None
-        elif len(classes) < 3 and classes <= after:
+        elif count < 3 and not classes & ~_bits(following):
             begun = start if begun is None else begun
-        elif len(classes) > 1:
-            changes.append((start if begun is None else begun, _harmony.recognise(pitches)))
+        elif count > 1:
+            changes.append((start if begun is None else begun, _voicing.recognise_block(pitches)))
             before, begun = classes, None
     return changes
 
 
-def _sounding(notes: np.ndarray) -> list[tuple[int, int, set[int], list[int]]]:
-    """Slices: tick, and last end, pitch classes, sorted pitches of what begins there or goes on."""
+def _sounding(notes: np.ndarray) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Slices: tick, last end, sorted pitches of what begins there or goes on."""
     starts = _slices(notes)
-    longest = int(notes[:, 1].max(initial=0))
-    first = np.searchsorted(notes[:, 0], starts - longest).tolist()
-    last = np.searchsorted(notes[:, 0], starts + _TOGETHER, side="right").tolist()
-    rows = notes.tolist()
-    slices = []
-    for start, i, j in zip(starts.tolist(), first, last, strict=True):
-        held = [(o + d, p) for o, d, p in rows[i:j] if o >= start or o + d > start + _TOGETHER]
-        pitches = sorted(p for _, p in held)
-        slices.append((start, max(end for end, _ in held), {p % 12 for p in pitches}, pitches))
-    return slices
+    first = notes[:, 0].searchsorted(starts)
+    onset, duration, pitch = notes.T
+    end = onset + duration
+    last_end = np.maximum.reduceat(end, first)
+    before = np.append(0, np.maximum.accumulate(last_end)[:-1])
+    carries = before > starts + _TOGETHER
+    last_end = np.where(carries, np.maximum(last_end, before), last_end)
+    ordered = np.append(True, pitch[1:] > pitch[:-1])
+    ordered[first] = True
+    plain = ~carries & np.logical_and.reduceat(ordered, first)
+    rest = (first, [*first[1:], len(notes)], starts + _TOGETHER, plain)
+    pitches = _held(pitch.tolist(), end.tolist(), zip(*(np.asarray(a).tolist() for a in rest), strict=True))
+    return list(zip(starts.tolist(), last_end.tolist(), pitches, strict=True))
 
 
-def _bar_at(meters: tuple[Meter, ...], tick: int) -> int:
-    return next((m for m in reversed(meters) if m.tick <= tick), meters[0]).bar
-
-
-# ---------------------------------------------------------------------------------------- inference
-
-_LONGEST_SPAN = 8  # beats
-_SHORTEST_BEAT = 0.33  # seconds; faster beats are taken in pairs
-# The rest are prices in beats of a perfect fit, set on 61 files of POP909. On 221 others the root and
-# the third agree with the corrected chords 81 % of the time, and 90 % where the beats are corrected
-# too. Half or twice any of the prices changed that by less than 1.5 % on the 61.
-_CHANGE = {"bar": 0.14, "half": 0.2, "beat": 0.3}  # of a change there
-_QUALITY = {  # of a beat of it; the others are never inferred
-    **{"maj": 0.0, "min": 0.0, "7": 0.2, "min7": 0.2, "maj7": 0.2},
-    **{"dim": 0.3, "sus4": 0.3, "hdim7": 0.3, "dim7": 0.3, "aug": 0.3},
-}
-_ROOT_IN_BASS = 0.25  # bonus
-_SILENCE = 0.3  # of a beat of silence under a chord
-
-
-@dataclass(frozen=True, eq=False)
-class _Beats:
-    """ticks (B + 1,) borders; price (B,) of a change there; sound (B, 12) ticks per pitch class;
-    low (B, 12) the same of the lowest sounding note.
+def _held(
+    pitches: list[int], ends: list[int], slices: Iterable[tuple[int, int, int, bool]]
+) -> Iterator[tuple[int, ...]]:
+    """Sorted pitches of each slice (first note, the one after its last, the tick after which something
+    held must go on, whether nothing is held and its own notes are sorted).
     """
-
-    ticks: np.ndarray
-    price: np.ndarray
-    sound: np.ndarray
-    low: np.ndarray
-
-
-def infer_changes(notes: np.ndarray, meters: tuple[Meter, ...], tempo: float) -> list[Change]:
-    """The harmony that (N, 3) notes imply: the best cut of time into spans of one chord each.
-
-    Time is cut at beats (a dotted quarter in 6/8; pairs of beats where they are faster than 0.33
-    s). A span of up to 8 beats is worth its beats times the fit of the best template
-    (`_harmony.match` on durations summed over the span, so a broken chord is seen whole), less a
-    price for the change that is lowest at a bar line. Dynamic programming finds the best cut. The
-    lowest line names inversions.
-    """
-    beats = _beats(notes, meters, tempo)
-    count = len(beats.price)
-    value, label = _spans(beats)
-    best = np.full(count + 1, -np.inf)
-    best[0] = 0
-    origin = np.zeros(count + 1, dtype=np.int64)
-    for stop in range(1, count + 1):
-        begins = np.arange(max(0, stop - _LONGEST_SPAN), stop)
-        totals = best[begins] + value[begins, stop - begins - 1]
-        origin[stop] = begins[totals.argmax()]
-        best[stop] = totals.max()
-    changes: list[Change] = []
-    stop = count
-    while stop > 0:
-        start = int(origin[stop])
-        changes.append(
-            (int(beats.ticks[start]), _name(int(label[start, stop - start - 1]), beats, start, stop))
-        )
-        stop = start
-    return changes[::-1]
+    held: dict[int, int] = {}  # pitch -> end
+    new = 0  # the first note that isn't in `held` yet
+    for first, stop, tick, plain in slices:
+        if plain:
+            yield tuple(pitches[first:stop])
+            held, new = {}, first
+            continue
+        for place in range(new, stop):
+            held[pitches[place]] = max(ends[place], held.get(pitches[place], 0))
+        held = {p: end for p, end in held.items() if end > tick or p in pitches[first:stop]}
+        new = stop
+        yield tuple(sorted(held))
 
 
-def _spans(beats: _Beats) -> tuple[np.ndarray, np.ndarray]:
-    """Worth and best chord (-1: none) of the spans, (B, _LONGEST_SPAN): first beat by beats - 1."""
-    count = len(beats.price)
-    value = np.full((count, _LONGEST_SPAN), -np.inf)
-    label = np.full((count, _LONGEST_SPAN), -1)
-    sound = np.concatenate((np.zeros((1, 12)), beats.sound.cumsum(axis=0)))
-    low = np.concatenate((np.zeros((1, 12)), beats.low.cumsum(axis=0)))
-    silent = np.concatenate(([0], (beats.sound.sum(axis=1) == 0).cumsum()))
-    price = np.repeat([_QUALITY.get(q.name, np.inf) for q in _harmony.QUALITIES], 12)
-    for length in range(1, min(_LONGEST_SPAN, count) + 1):
-        first = np.arange(count - length + 1)
-        heard = sound[first + length] - sound[first]
-        bass = (low[first + length] - low[first]).argmax(axis=1)
-        quiet = silent[first + length] - silent[first]
-        score = _harmony.match(heard, bass, _ROOT_IN_BASS) - price
-        worth = (length - quiet) * score.max(axis=1) - _SILENCE * quiet
-        value[first, length - 1] = np.where(quiet == length, 0.0, worth) - beats.price[first]
-        label[first, length - 1] = np.where(quiet == length, -1, score.argmax(axis=1))
-    return value, label
+@lru_cache(maxsize=65536)
+def _bits(pitches: tuple[int, ...]) -> int:
+    """Pitch classes as bits."""
+    return sum(1 << pitch_class for pitch_class in {pitch % 12 for pitch in pitches})
 
 
-def _name(label: int, beats: _Beats, start: int, stop: int) -> Symbol:
-    if label < 0:
-        return NO_CHORD
-    symbol = _harmony.chord(label)
-    low = beats.low[start:stop].sum(axis=0)
-    bass = int(low.argmax())
-    # A walking bass names no inversion: only one that holds most of the time does.
-    held = low[bass] > 0.6 * low.sum() and bass in symbol.pitch_classes
-    return _harmony.chord(label, bass if held else None)
+def _long_rest(meter: Meter) -> int:
+    """Ticks of silence that end a chord: a bar, where it lasts two quarter notes."""
+    return max(meter.bar, 2 * TICKS)
 
 
-def _beats(notes: np.ndarray, meters: tuple[Meter, ...], tempo: float) -> _Beats:
-    end = int((notes[:, 0] + notes[:, 1]).max())
-    ticks: list[int] = []
-    price: list[float] = []
-    for start, (numerator, denominator) in zip(*(a.tolist() for a in bar_lines(meters, end)), strict=True):
-        offsets = _beats_of_bar(numerator, denominator, tempo)
-        bar = numerator * 4 * TICKS // denominator
-        ticks += [start + offset for offset in offsets]
-        price += [_CHANGE["bar" if not o else "half" if 2 * o == bar else "beat"] for o in offsets]
-        end = start + bar
-    borders = np.asarray([*ticks, end], dtype=np.int64)
-    sound = _spread(notes, borders)
-    return _Beats(borders, np.asarray(price), sound, _spread(_lowest(notes), borders))
-
-
-def _beats_of_bar(numerator: int, denominator: int, tempo: float) -> list[int]:
-    """Ticks from the bar line of the beats at which a chord may change."""
-    unit = 4 * TICKS // denominator
-    group = 3 if denominator >= 8 and numerator % 3 == 0 else max(1, denominator // 4)
-    seconds = group * unit / TICKS * 60 / tempo
-    if seconds < _SHORTEST_BEAT and numerator % (2 * group) == 0:
-        group *= 2
-    return [o * unit for o in range(0, numerator, group)]
-
-
-def _spread(notes: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """(B, 12) ticks that each pitch class sounds between the borders."""
-    sound = np.empty((len(borders) - 1, 12))
-    for pitch_class in range(12):
-        own = notes[notes[:, 2] % 12 == pitch_class]
-        total = _elapsed(own[:, 0], borders) - _elapsed(own[:, 0] + own[:, 1], borders)
-        sound[:, pitch_class] = np.diff(total)
-    return sound
-
-
-def _elapsed(moments: np.ndarray, until: np.ndarray) -> np.ndarray:
-    """For each of `until`: ticks gone by since each moment, summed over the moments before it."""
-    ordered = np.sort(moments)
-    past = np.searchsorted(ordered, until)
-    return np.asarray(past * until - np.concatenate(([0], ordered.cumsum()))[past])
-
-
-def _lowest(notes: np.ndarray) -> np.ndarray:
-    """(M, 3) the lowest line of the notes: parts of time, with the lowest pitch that sounds."""
-    borders = np.unique(np.concatenate((notes[:, 0], notes[:, 0] + notes[:, 1])))
-    lowest = np.full(len(borders) - 1, -1)
-    for pitch in np.unique(notes[:, 2]).tolist():
-        own = notes[notes[:, 2] == pitch]
-        change = np.zeros(len(borders), dtype=np.int64)
-        np.add.at(change, np.searchsorted(borders, own[:, 0]), 1)
-        np.add.at(change, np.searchsorted(borders, own[:, 0] + own[:, 1]), -1)
-        lowest[(change.cumsum()[:-1] > 0) & (lowest < 0)] = pitch
-    heard = lowest >= 0
-    return np.stack((borders[:-1], np.diff(borders), lowest), axis=1)[heard]
+def _meter_at(meters: tuple[Meter, ...], tick: int) -> Meter:
+    return next((m for m in reversed(meters) if m.tick <= tick), meters[0])

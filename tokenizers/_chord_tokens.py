@@ -14,13 +14,18 @@ from functools import cache
 import numpy as np
 
 from multimodal_gpt.stream.grammar import Grammar
-from multimodal_gpt.tokenizers._harmony import NO_CHORD, QUALITIES, UNKNOWN, Symbol
+from multimodal_gpt.tokenizers._harmony import (
+    NO_CHORD,
+    QUALITY_NAMES,
+    UNKNOWN,
+    Symbol,
+    parts_of,
+)
 from multimodal_gpt.tokenizers._music import METERS
 
 POSITIONS = 12  # per beat, a beat being 1/denominator
 ALL_METERS = tuple((n, d) for d, row in METERS.items() for n in row)
 _LONGEST = max(n for n, _ in ALL_METERS)  # beats
-_NAMES = tuple(q.name for q in QUALITIES)
 
 POSITION = len(ALL_METERS)
 """Ids below are bar lines, one per meter; `POSITION` itself, place 0 of a bar, is not used: the bar line
@@ -29,42 +34,60 @@ _ROOT = POSITION + POSITIONS * _LONGEST
 _NO_CHORD = _ROOT + 12
 _UNKNOWN = _NO_CHORD + 1
 _QUALITY = _UNKNOWN + 1
-_BASS = _QUALITY + len(_NAMES)
+_BASS = _QUALITY + len(QUALITY_NAMES)
 SIZE = _BASS + 12
 
 Bar = tuple[tuple[int, int], dict[int, Symbol]]
 """Meter, and position -> symbol in growing order."""
 
+_METER_IDS = np.full((_LONGEST + 1, 17), -1)  # by numerator, denominator
+_METER_IDS[tuple(np.transpose(ALL_METERS))] = np.arange(len(ALL_METERS))
 
-def symbol_ids(symbol: Symbol) -> list[int]:
-    """Ids of a symbol: Root Quality [Bass], NoChord or Unknown."""
-    if symbol.root is None:
-        return [_NO_CHORD if symbol == NO_CHORD else _UNKNOWN]
-    bass = [] if symbol.bass is None else [_BASS + symbol.bass]
-    return [_ROOT + symbol.root, _QUALITY + _NAMES.index(symbol.quality), *bass]
+
+def ids_of(meters: np.ndarray, bar: np.ndarray, place: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """(T,) int32 ids of bars of (B, 2) meters, in which (M,) symbols of these codes begin at these
+    positions; in order. `bars_of` is the reverse.
+    """
+    rows = np.full((len(meters) + len(bar), 4), -1, dtype=np.int32)
+    at = np.arange(1, len(bar) + 1) + bar  # the row of each symbol: behind its bar line and those before
+    head = np.ones(len(rows), dtype=bool)
+    head[at] = False
+    rows[head, 0] = _METER_IDS[meters[:, 0], meters[:, 1]]
+    rows[at, 0] = np.where(place > 0, POSITION + place, -1)
+    rows[at, 1:] = _SYMBOL_IDS.take(code + 2, axis=0)
+    return rows[rows >= 0]
+
+
+def _symbol_ids() -> np.ndarray:
+    """(codes + 2, 3) Root, Quality, Bass of each code, -1 where there is none; UNKNOWN and NO_CHORD first."""
+    root, quality, bass = parts_of(np.arange(12 * len(QUALITY_NAMES) * 13))
+    named = np.stack((_ROOT + root, _QUALITY + quality, np.where(bass < 0, -1, _BASS + bass)), axis=1)
+    return np.concatenate(([[_UNKNOWN, -1, -1], [_NO_CHORD, -1, -1]], named)).astype(np.int32)
+
+
+_SYMBOL_IDS = _symbol_ids()
+
+
+def move_ids(ids: np.ndarray, steps: int) -> np.ndarray:
+    """(T,) int32 ids with every root and bass some semitones higher."""
+    moved = np.arange(SIZE, dtype=np.int32)
+    for first in (_ROOT, _BASS):
+        moved[first : first + 12] = first + (np.arange(12) + steps) % 12
+    return moved[np.asarray(ids)]
 
 
 def _symbol(ids: list[int]) -> Symbol | None:
-    """The symbol that ids begin with, the reverse of `symbol_ids`; None where it is cut off."""
+    """The symbol that ids begin with; None where it is cut off."""
     if ids[0] in (_NO_CHORD, _UNKNOWN):
         return NO_CHORD if ids[0] == _NO_CHORD else UNKNOWN
     if len(ids) < 2:
         return None
     bass = ids[2] - _BASS if len(ids) > 2 and ids[2] >= _BASS else None
-    return Symbol(ids[0] - _ROOT, _NAMES[ids[1] - _QUALITY], bass)
-
-
-def bar_ids(bar: Bar) -> list[int]:
-    """Ids of a bar."""
-    meter, slot = bar
-    ids = [ALL_METERS.index(meter)]
-    for place, symbol in slot.items():
-        ids += [*([POSITION + place] if place else []), *symbol_ids(symbol)]
-    return ids
+    return Symbol(ids[0] - _ROOT, QUALITY_NAMES[ids[1] - _QUALITY], bass)
 
 
 def bars_of(ids: np.ndarray) -> list[Bar]:
-    """Bars of ids, the reverse of `bar_ids`. Of ids cut anywhere: what is whole, in 4/4 where no meter is."""
+    """Bars of ids, the reverse of `ids_of`. Of ids cut anywhere: what is whole, in 4/4 where no meter is."""
     bars: list[Bar] = []
     place = -1
     meter = (4, 4)

@@ -1,16 +1,14 @@
-"""Chord symbols: spelling, reading, recognising from pitches, voicing. Knows no file and no tokens.
+"""Chord symbols: spelling, reading, codes for arrays. Knows no file and no tokens.
 
-Letters: N slices, Q qualities, K = 12 Q chords. Pitches are MIDI numbers, pitch classes count from
-C = 0.
+Pitch classes count from C = 0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 
@@ -54,6 +52,7 @@ QUALITIES = (  # commoner first: of two equally good readings the earlier one wi
     Quality("11", "11", (0, 2, 4, 5, 7, 10)),
 )
 QUALITY = {quality.name: quality for quality in QUALITIES}
+QUALITY_NAMES = tuple(QUALITY)
 
 SHARPS = tuple(note_name(60 + c)[:-1] for c in range(12))
 FLATS = tuple(note_name(60 + c, flats=True)[:-1] for c in range(12))
@@ -76,6 +75,14 @@ class Symbol:
         if self.bass == self.root:
             object.__setattr__(self, "bass", None)
 
+    @cached_property
+    def code(self) -> int:
+        """The symbol as one number, for arrays; `symbol_of` is the reverse. Negative: no chord."""
+        if self.root is None:
+            return NO_CHORD_CODE if self.quality == "none" else UNKNOWN_CODE
+        bass = 0 if self.bass is None else self.bass + 1
+        return self.root + 12 * (QUALITY_NAMES.index(self.quality) + len(QUALITIES) * bass)
+
     @property
     def lowest(self) -> int | None:
         """Pitch class of the lowest note."""
@@ -96,8 +103,33 @@ class Symbol:
         return Symbol((self.root + steps) % 12, self.quality, bass)
 
 
+NO_CHORD_CODE, UNKNOWN_CODE = -1, -2
 NO_CHORD = Symbol(None, "none")
 UNKNOWN = Symbol(None, "unknown")
+
+
+@cache
+def symbol_of(code: int) -> Symbol:
+    """The symbol of a code, the reverse of `Symbol.code`."""
+    if code < 0:
+        return NO_CHORD if code == NO_CHORD_CODE else UNKNOWN
+    root, quality, bass = (int(part) for part in parts_of(np.asarray(code)))
+    return Symbol(root, QUALITY_NAMES[quality], None if bass < 0 else bass)
+
+
+def parts_of(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Root, index of the quality, and bass (-1: none) of codes of chords."""
+    above, root = np.divmod(codes, 12)
+    bass, quality = np.divmod(above, len(QUALITIES))
+    return root, quality, bass - 1
+
+
+def move_codes(codes: np.ndarray, steps: int) -> np.ndarray:
+    """Codes of the same symbols some semitones higher, as `Symbol.moved`."""
+    root, quality, bass = parts_of(codes)
+    moved = np.where(bass < 0, 0, (bass + steps) % 12 + 1)
+    return np.where(codes < 0, codes, (root + steps) % 12 + 12 * (quality + len(QUALITIES) * moved))
+
 
 # ----------------------------------------------------------------------------- spelling and reading
 
@@ -238,6 +270,7 @@ def nearest_quality(intervals: tuple[int, ...]) -> str:
     return min(QUALITIES, key=lambda q: sum(weight.get(i, 1) for i in wanted ^ set(q.intervals))).name
 
 
+@lru_cache(maxsize=8192)
 def name(symbol: Symbol, sharps: bool | None = None) -> str:
     """The house spelling, the reverse of `parse_symbol`: "F#m7b5/C", "N.C.", and "?" for UNKNOWN.
 
@@ -248,107 +281,3 @@ def name(symbol: Symbol, sharps: bool | None = None) -> str:
     letters = EITHER if sharps is None else SHARPS if sharps else FLATS
     bass = "" if symbol.bass is None else "/" + letters[symbol.bass]
     return letters[symbol.root] + QUALITY[symbol.quality].suffix + bass
-
-
-# -------------------------------------------------------------------------------- pitches -> symbol
-
-_MISSING = {0: 0.4, 7: 0.1, 6: 0.2, 8: 0.2}
-_MISSING_OTHER = 0.3
-_PRESENT = 0.04
-_FOREIGN_BASS = 0.15
-
-
-@cache
-def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """(K, 12) tones of every chord, 0 or 1, and the price of each when it is missing; by quality."""
-    tones = np.zeros((len(QUALITIES), 12, 12))
-    costs = np.zeros_like(tones)
-    for q, quality in enumerate(QUALITIES):
-        for interval in quality.intervals:
-            roots = np.arange(12)
-            tones[q, roots, (roots + interval) % 12] = 1
-            costs[q, roots, (roots + interval) % 12] = _MISSING.get(interval, _MISSING_OTHER)
-    return tones.reshape(-1, 12), costs.reshape(-1, 12)
-
-
-def chord(index: int, bass: int | None = None) -> Symbol:
-    """The symbol of column `index` of `match`."""
-    return Symbol(index % 12, QUALITIES[index // 12].name, bass)
-
-
-def match(weights: np.ndarray, bass: np.ndarray, root_in_bass: float = 0.02) -> np.ndarray:
-    """How well each chord explains what sounds: (N, 12) weights of pitch classes, (N,) lowest ->
-    (N, K) scores.
-
-    The share of the weight that the chord explains, less the share that it doesn't, less a price
-    for each of its tones that is not heard. 1 is a perfect fit; the bass as root and the commoner
-    quality win ties.
-    """
-    tones, costs = _templates()
-    share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-    heard = np.minimum(share / _PRESENT, 1)
-    score = 2 * share @ tones.T - 1 - (1 - heard) @ costs.T
-    roots = np.tile(np.arange(12), len(QUALITIES))
-    rank = np.repeat(np.arange(len(QUALITIES)), 12)
-    return np.asarray(score + root_in_bass * (roots == bass[:, None]) - 1e-4 * rank)
-
-
-def recognise(pitches: Sequence[int], weights: Sequence[float] | None = None) -> Symbol:
-    """The chord that these pitches (lowest first; all equally heavy by default) make, inversions
-    named: C/E.
-
-    Exact for every chord of QUALITIES in every inversion, where another one does not have the same
-    tones: C6 = Am7/C, Cm6 = Am7b5/C, Csus2 = Gsus4/C, and every inversion of an augmented or
-    diminished seventh chord. There the bass is the root; where no reading has it so, the commoner
-    quality wins. No pitches make NO_CHORD.
-    """
-    if not len(pitches):
-        return NO_CHORD
-    heard = [0.0] * 12
-    for pitch, weight in zip(pitches, weights or [1.0] * len(pitches), strict=True):
-        heard[pitch % 12] += weight
-    return _recognise(tuple(heard), min(pitches) % 12)
-
-
-@lru_cache(maxsize=65536)  # a book of block chords has few different ones: 20 times faster
-def _recognise(heard: tuple[float, ...], low: int) -> Symbol:
-    weights, bass = np.array([heard]), np.array([low])
-    scores = match(weights, bass)[0]
-    weights[0, low] = 0
-    if weights.any():  # C, E, G over F#: the bass is no part of the chord
-        foreign = match(weights, bass)[0] - _FOREIGN_BASS
-        scores = np.where(_templates()[0][:, low] > 0, scores, np.maximum(scores, foreign))
-    return chord(int(scores.argmax()), low)
-
-
-# -------------------------------------------------------------------------------- symbol -> pitches
-
-_LOWEST_BASS = 40  # E2
-_LOWEST_UPPER = 53  # F3: close positions that begin within an octave of it lie around middle C
-_CENTRE = 62.0
-
-
-def voice(symbol: Symbol, previous: Sequence[int] = ()) -> tuple[int, ...]:
-    """MIDI pitches of a chord, lowest first: a bass in E2..D#3, then all its tones in close
-    position around middle C.
-
-    Of the inversions the one nearest to `previous` (what `voice` gave for the chord before) is
-    taken. Empty where there is no chord. `recognise` is its reverse.
-    """
-    if symbol.root is None or symbol.lowest is None:
-        return ()
-    bass = _LOWEST_BASS + (symbol.lowest - _LOWEST_BASS) % 12
-    uppers = [_close(symbol.pitch_classes, first) for first in range(len(symbol.pitch_classes))]
-    return (bass, *min(uppers, key=lambda upper: (_distance(upper, previous[1:]), upper)))
-
-
-def _close(classes: Sequence[int], first: int) -> tuple[int, ...]:
-    order = sorted(classes, key=lambda c: (c - classes[first]) % 12)
-    lowest = _LOWEST_UPPER + (order[0] - _LOWEST_UPPER) % 12
-    return tuple(lowest + (c - order[0]) % 12 for c in order)
-
-
-def _distance(upper: Sequence[int], previous: Sequence[int]) -> float:
-    high = abs(sum(upper) / len(upper) - _CENTRE)
-    moves = [min(abs(pitch - before) for before in previous) for pitch in upper] if previous else []
-    return sum(moves) + 0.5 * high

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from multimodal_gpt.tokenizers._music import (
     Signature,
     Song,
     Track,
-    bar_lines,
+    all_true,
     clean_meters,
+    count_bars,
     key_name,
+    places,
     sort_notes,
 )
 
@@ -43,7 +46,7 @@ def load(path: Path) -> Song:
     or is beyond the limits above.
     """
     try:
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(error.strerror or "can't be opened", path) from error
     return song_of_score(parse(data, path), key="", where=path)
@@ -83,31 +86,54 @@ def check_limits(score: Any, path: object = "") -> None:
 def song_of_score(score: Any, key: str, where: object = "") -> Song:
     """Song of a symusic Score. Raises UserError where its meters make too many bars."""
     division = score.ticks_per_quarter
-    tracks = tuple(
-        Track(_clean(t.name), t.program, t.is_drum, notes_of(t.notes, division))
-        for t in score.tracks
-        if len(t.notes)
-    )
-    signs = sorted(score.time_signatures, key=lambda s: s.time)
-    meters = clean_meters((ticks(s.time, division), s.numerator, s.denominator) for s in signs)
-    end = max((int(t.notes[-1, 0]) for t in tracks), default=0) + 1
-    if len(bar_lines(meters, end)[0]) > MAX_BARS:
+    tracks = _tracks([t for t in _listed(score.tracks) if len(t.notes)], division)
+    signs = sorted([(s.time, s.numerator, s.denominator) for s in _listed(score.time_signatures)], key=_time)
+    meters = clean_meters([(ticks(time, division), *meter) for time, *meter in signs])
+    end = max([int(t.notes[-1, 0]) for t in tracks], default=0) + 1
+    if sum([bars for _, bars in count_bars(meters, end)]) > MAX_BARS:
         raise UserError(f"has more than {MAX_BARS:,} bars", where)
     return Song(key, tracks, meters, _first_tempo(score), _first_signature(score))
 
 
+_time = itemgetter(0)
+
+
+def _listed(events: Any) -> list[Any]:
+    """A list of symusic's as one of Python's; to iterate over it takes three times as long."""
+    return [events[i] for i in range(len(events))]
+
+
+def _tracks(played: Sequence[Any], division: int) -> tuple[Track, ...]:
+    """Tracks of symusic ones that have notes, all at once; times rounded to TICKS."""
+    if not played:
+        return ()
+    fields = [t.notes.numpy() for t in played]
+    ends = list(accumulate([len(f["time"]) for f in fields]))
+    written = np.concatenate([f["time"] for f in fields], dtype=np.int64)
+    notes = np.empty((3, len(written)), dtype=np.int64).T  # columns lie together
+    notes[:, 0] = written
+    np.concatenate([f["duration"] for f in fields], out=notes[:, 1])
+    np.concatenate([f["pitch"] for f in fields], out=notes[:, 2])
+    notes[:, :2] = ticks(notes[:, :2], division)
+    np.maximum(1, notes[:, 1], out=notes[:, 1])
+    place = places(notes)
+    rising = place[1:] > place[:-1]
+    for end in ends[:-1]:
+        rising[end - 1] = True
+    if not all_true(rising):
+        track = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+        order = np.lexsort((notes[:, 1], place, track))
+        notes, written = notes[order], written[order]
+    parts = zip(played, [0, *ends], ends, strict=False)
+    return tuple(
+        [Track(_clean(t.name), t.program, t.is_drum, notes[a:b], written[a:b], division) for t, a, b in parts]
+    )
+
+
 def _clean(name: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in name).split())
-
-
-def notes_of(notes: Any, division: int) -> np.ndarray:
-    """(N, 3) int64 onset, duration, pitch of symusic notes, in ticks of 1/TICKS quarter, halves
-    rounded up.
-    """
-    fields = notes.numpy()
-    onset = ticks(fields["time"].astype(np.int64), division)
-    duration = np.maximum(1, ticks(fields["duration"].astype(np.int64), division))
-    return sort_notes(np.stack([onset, duration, fields["pitch"].astype(np.int64)], axis=1))
+    if not name.isprintable():
+        name = "".join([c if c.isprintable() else " " for c in name])
+    return " ".join(name.split())
 
 
 def ticks(time: Any, division: int) -> Any:
@@ -118,15 +144,17 @@ def ticks(time: Any, division: int) -> Any:
 
 
 def _first_tempo(score: Any) -> float:
-    tempos = sorted(score.tempos, key=lambda t: t.time)
-    return round(float(tempos[0].qpm), 3) if tempos and 4 <= tempos[0].qpm <= 1000 else 120.0
+    tempos = [(t.time, t.qpm) for t in _listed(score.tempos)]
+    first = min(tempos, key=_time)[1] if tempos else 120.0  # of two at one time the first
+    return round(float(first), 3) if 4 <= first <= 1000 else 120.0
 
 
 def _first_signature(score: Any) -> Signature | None:
-    signs = sorted(score.key_signatures, key=lambda s: s.time)
-    if not signs or not -7 <= signs[0].key <= 7 or signs[0].tonality not in (0, 1):
+    signs = [(s.time, s.key, s.tonality) for s in _listed(score.key_signatures)]
+    if not signs:
         return None
-    return signs[0].key, signs[0].tonality == 1
+    _, key, tonality = min(signs, key=_time)
+    return (key, tonality == 1) if -7 <= key <= 7 and tonality in (0, 1) else None
 
 
 # ------------------------------------------------------------------------------ writing

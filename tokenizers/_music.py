@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from multimodal_gpt.tokenizers._lazy import lazy
 
 TICKS = 48
 """Ticks per quarter note of all contents: exact for 12 steps per quarter, eighth or sixteenth."""
@@ -46,12 +49,71 @@ class Meter:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Notes of one instrument: (N, 3) int64 onset, duration (both ticks), pitch; sorted."""
+    """Notes of one instrument, and what they sound like.
+
+    Args:
+        notes: (N, 3) int64 onset, duration (both ticks), pitch; sorted as `sort_notes` does.
+        written: (N,) their onsets as the file has them, where it counts in other ticks: `division`
+            of them a quarter note.
+    """
 
     name: str
     program: int
     is_drum: bool
     notes: np.ndarray
+    written: np.ndarray | None = None
+    division: int = TICKS
+
+    @lazy
+    def rising(self) -> np.ndarray:
+        """(N - 1,) bool: whether the next note begins later."""
+        return np.asarray(self.notes[1:, 0] > self.notes[:-1, 0])
+
+    @lazy
+    def top(self) -> np.ndarray:
+        """(M, 3) the highest note at each onset."""
+        if all_true(self.rising):
+            return self.notes
+        return np.concatenate([self.notes[:-1][self.rising], self.notes[-1:]])
+
+    @lazy
+    def line(self) -> np.ndarray:
+        """(M, 3) `one_line` of the notes."""
+        return _cut(self.top)
+
+    @lazy
+    def onsets(self) -> int:
+        """How many different ones, M."""
+        return len(self.top)
+
+    @lazy
+    def single(self) -> float:
+        """Share of onsets where one note sounds alone."""
+        # A moment after the onset, so that a slightly late note-off is not a second voice.
+        moment = TICKS // 8
+        onset, onsets = self.notes[:, 0], self.top[:, 0]
+        end = onset + np.maximum(self.notes[:, 1], moment + 1)
+        if len(onsets) == len(onset) and all_true(end[:-1] <= onset[1:] + moment):
+            return 1.0
+        end.sort()
+        ended = end.searchsorted(onsets + moment, side="right")
+        alone = onset.searchsorted(onsets, side="right") - ended <= 1
+        return float(np.count_nonzero(alone) / max(1, len(onsets)))
+
+    @lazy
+    def block(self) -> float:
+        """Share of onsets where three or more notes begin together."""
+        if len(self.notes) - self.onsets < 2:
+            return 0.0
+        three = self.notes[2:, 0] == self.notes[:-2, 0]
+        return float((three[0] + np.count_nonzero(three[1:] & self.rising[:-2])) / self.onsets)
+
+    @lazy
+    def register(self) -> float:
+        """Median of the highest pitch at each onset."""
+        pitch = self.top[:, 2].copy()
+        pitch.sort()
+        return float(pitch[(len(pitch) - 1) // 2] + pitch[len(pitch) // 2]) / 2 if len(pitch) else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +147,7 @@ class Roles:
     why: Mapping[str, str]
 
 
+@lru_cache(maxsize=256)
 def normalise_meter(numerator: int, denominator: int) -> tuple[int, int]:
     """The usable meter for a written one.
 
@@ -117,15 +180,22 @@ def clean_meters(written: Iterable[tuple[int, int, int]]) -> tuple[Meter, ...]:
     by_tick = {0: (4, 4)}
     for tick, numerator, denominator in sorted(written, key=lambda m: m[0]):
         by_tick[max(0, tick)] = normalise_meter(numerator, denominator)
-    meters = [Meter(tick, *meter) for tick, meter in sorted(by_tick.items())]
-    kept = [
-        m for before, m in zip([None, *meters], meters, strict=False) if not before or str(before) != str(m)
-    ]
+    kept: list[Meter] = []
+    before = (0, 0)
+    for tick, meter in sorted(by_tick.items()):
+        if meter != before:
+            kept.append(Meter(tick, *meter))
+        before = meter
     return tuple(kept)
 
 
 def align_meters(meters: Sequence[Meter]) -> tuple[Meter, ...]:
     """The same meters, every change moved to the next bar line, as MIDI 1.0 asks of a late one."""
+    return tuple(meters) if len(meters) < 2 else _align(tuple(meters))
+
+
+@lru_cache(maxsize=64)  # a piece is asked several times, and each of its shifted copies
+def _align(meters: tuple[Meter, ...]) -> tuple[Meter, ...]:
     aligned: list[Meter] = []
     for written in meters:
         meter = written
@@ -141,18 +211,23 @@ def align_meters(meters: Sequence[Meter]) -> tuple[Meter, ...]:
     return tuple(aligned)
 
 
+def count_bars(meters: Sequence[Meter], end: int) -> list[tuple[Meter, int]]:
+    """The aligned meters that begin before `end` (at least one), each with its number of bars."""
+    end = max(end, 1)
+    aligned = [m for m in align_meters(meters) if m.tick < end]
+    stops = [*(m.tick for m in aligned[1:]), end]
+    return [(m, -((m.tick - stop) // m.bar)) for m, stop in zip(aligned, stops, strict=True)]
+
+
 def bar_lines(meters: Sequence[Meter], end: int) -> tuple[np.ndarray, np.ndarray]:
     """Bars that begin before `end` (at least one): (B,) int64 start ticks, (B, 2) int64 numerator
     and denominator.
 
     A meter that changes inside a bar changes at the next bar line.
     """
-    aligned = [m for m in align_meters(meters) if m.tick < max(end, 1)]
-    stops = [m.tick for m in aligned[1:]] + [max(end, 1)]
-    starts = [np.arange(m.tick, stop, m.bar) for m, stop in zip(aligned, stops, strict=True)]
-    written = [
-        np.tile([m.numerator, m.denominator], (len(s), 1)) for m, s in zip(aligned, starts, strict=True)
-    ]
+    counted = count_bars(meters, end)
+    starts = [m.tick + m.bar * np.arange(bars) for m, bars in counted]
+    written = [np.tile([m.numerator, m.denominator], (bars, 1)) for m, bars in counted]
     return np.concatenate(starts).astype(np.int64), np.concatenate(written).astype(np.int64)
 
 
@@ -234,14 +309,24 @@ def find_key(notes: np.ndarray, sharps: int | None = None) -> Signature:
     it are considered, since old books write D minor without its flat.
     """
     sounding = np.bincount(notes[:, 2] % 12, weights=notes[:, 1], minlength=12)
-    if np.ptp(sounding) == 0:
+    if sounding.max() == sounding.min():
         return sharps or 0, False
-    turned = np.stack([np.roll(sounding, -tonic) for tonic in range(12)])  # (12, 12) tonic, degree
-    centred = _PROFILES - _PROFILES.mean(axis=1, keepdims=True)
-    fit = turned @ (centred / np.linalg.norm(centred, axis=1, keepdims=True)).T  # (12, 2)
+    fit = (sounding[_DEGREES] @ _FIT).ravel()
+    keys, outside = _keys_near(sharps)
+    return keys[int(np.argmax(fit + outside))]
+
+
+_DEGREES = (np.arange(12)[:, None] + np.arange(12)) % 12  # (12, 12) tonic, degree -> pitch class
+_CENTRED = _PROFILES - _PROFILES.mean(axis=1, keepdims=True)
+_FIT = (_CENTRED / np.linalg.norm(_CENTRED, axis=1, keepdims=True)).T  # (12, 2)
+
+
+@lru_cache(maxsize=32)
+def _keys_near(sharps: int | None) -> tuple[list[Signature], np.ndarray]:
+    """The 24 keys, and (24,) 0.0, or -inf for those too far from a written signature."""
     keys = [_spell(tonic, minor, near=sharps or 0) for tonic in range(12) for minor in (False, True)]
-    allowed = [sharps is None or abs(key[0] - sharps) <= 1 for key in keys]
-    return keys[int(np.argmax(np.where(allowed, fit.ravel(), -np.inf)))]
+    near = [sharps is None or abs(key[0] - sharps) <= 1 for key in keys]
+    return keys, np.where(near, 0.0, -np.inf)
 
 
 def shift_signature(signature: Signature | None, steps: int) -> Signature | None:
@@ -276,16 +361,33 @@ def parse_note(text: str) -> int | None:
     return pitch if 0 <= pitch <= 127 else None
 
 
+def all_true(flags: np.ndarray) -> bool:
+    """Whether all of (N,) bools hold; takes a third of the time of `flags.all()` for a few hundred."""
+    return bool(np.count_nonzero(flags) == len(flags))
+
+
 def sort_notes(notes: np.ndarray) -> np.ndarray:
-    """(N, 3) int64 notes by onset, then pitch, then duration."""
+    """(N, 3) int64 notes by onset, then pitch, then duration; the same array where they are so already."""
     notes = np.asarray(notes, dtype=np.int64).reshape(-1, 3)
-    return notes[np.lexsort((notes[:, 1], notes[:, 2], notes[:, 0]))]
+    place = places(notes)
+    if all_true(place[1:] > place[:-1]):
+        return notes
+    return notes[np.lexsort((notes[:, 1], place))]
+
+
+def places(notes: np.ndarray) -> np.ndarray:
+    """(N,) int64: onset and pitch of each note in one number, which grows as `sort_notes` sorts."""
+    return notes[:, 0] * 2**20 + notes[:, 2]
 
 
 def one_line(notes: np.ndarray) -> np.ndarray:
     """Notes as one line: the highest at each onset, each cut at the next onset."""
     notes = sort_notes(notes)
-    last = np.append(notes[1:, 0] != notes[:-1, 0], True) if len(notes) else np.zeros(0, dtype=bool)
-    notes = notes[last].copy()
-    notes[:-1, 1] = np.minimum(notes[:-1, 1], np.diff(notes[:, 0]))
-    return notes
+    rising = notes[1:, 0] > notes[:-1, 0]
+    return _cut(notes if all_true(rising) else np.concatenate([notes[:-1][rising], notes[-1:]]))
+
+
+def _cut(top: np.ndarray) -> np.ndarray:
+    line = top.copy(order="F")  # columns lie together, which is how they are used
+    np.minimum(line[:-1, 1], line[1:, 0] - line[:-1, 0], out=line[:-1, 1])
+    return line

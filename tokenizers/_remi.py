@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
     align_meters,
-    bar_lines,
+    all_true,
     clean_meters,
     note_name,
     one_line,
@@ -49,19 +50,19 @@ class Layout:
     bar = 0
     pitch = 1
 
-    @property
+    @cached_property
     def duration(self) -> int:
         return self.pitch + _PITCHES
 
-    @property
+    @cached_property
     def position(self) -> int:
         return self.duration + len(self.durations)
 
-    @property
+    @cached_property
     def meter(self) -> int:
         return self.position + BEATS * self.steps
 
-    @property
+    @cached_property
     def size(self) -> int:
         return self.meter + len(self.meters)
 
@@ -90,23 +91,86 @@ class Layout:
         ids[self.meter :] += _PITCH_DRUMS
         return ids
 
-    def meter_ids(self, written: np.ndarray) -> np.ndarray:
-        """(B, 2) numerators and denominators -> (B,) ids."""
-        table = np.full((BEATS + 1, BEATS + 1), -1)
-        table[self.meters[:, 0], self.meters[:, 1]] = self.meter + np.arange(len(self.meters))
-        return np.asarray(table[written[:, 0], written[:, 1]])
+    @cached_property
+    def meter_ids(self) -> dict[tuple[int, int], int]:
+        """Numerator and denominator -> id."""
+        return {(n, d): self.meter + i for i, (n, d) in enumerate(self.meters.tolist())}
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """(3, L) int64: place in `durations` of the duration nearest to 0 .. L - 1 fine ticks, the longer
+        of two; where a step is 1, 2 or 4 fine ticks.
+        """
+        fine, step = np.arange(4 * self.durations[-1] + 1), np.array([[1], [2], [4]])
+        above = np.minimum(np.searchsorted(self.durations, -(-fine // step)), len(self.durations) - 1)
+        below = np.maximum(above - 1, 0)
+        nearer = np.abs(fine - self.durations[below] * step) < np.abs(self.durations[above] * step - fine)
+        return np.where(nearer, below, above)
+
+    @cached_property
+    def fitting(self) -> np.ndarray:
+        """(L,) int64: place in `durations` of the longest within 0 .. L - 1 steps."""
+        return np.searchsorted(self.durations, np.arange(self.durations[-1] + 1), side="right") - 1
+
+
+@lru_cache(maxsize=2)
+def layout_of(steps: int) -> Layout:
+    """The layout for so many steps per beat: one object, which keeps its tables."""
+    return Layout(steps)
 
 
 @dataclass(frozen=True, eq=False)
-class _Grid:
-    """(N, 3) onset, duration (in fine ticks), pitch on the grid; a quarter is `scale` fine ticks."""
+class Sections:
+    """The S meters of a piece, times in fine ticks: `scale` of them, the finest steps, are a quarter.
 
-    notes: np.ndarray
+    Args:
+        start: (S,) where each begins.
+        bar: (S,) length of its bars.
+        step: (S,) length of its steps: 1, 2 or 4.
+        before: (S,) number of bars before it.
+        ids: (S,) its TimeSig.
+    """
+
     scale: int
-    meters: Sequence[Meter]
+    start: np.ndarray
+    bar: np.ndarray
+    step: np.ndarray
+    before: np.ndarray
+    ids: np.ndarray
 
 
-def quantise(notes: np.ndarray, meters: Sequence[Meter], steps: int) -> _Grid:
+@lru_cache(maxsize=64)  # a piece is encoded in many keys
+def _sections(meters: tuple[Meter, ...], steps: int) -> Sections:
+    finest = max(m.denominator for m in meters)
+    scale = steps * finest // 4
+    start = np.array([m.tick * scale // TICKS for m in meters])
+    bar = np.array([4 * scale * m.numerator // m.denominator for m in meters])
+    step = np.array([finest // m.denominator for m in meters])
+    before = np.append(0, np.cumsum(np.diff(start) // bar[:-1]))
+    ids = np.array([layout_of(steps).meter_ids[m.numerator, m.denominator] for m in meters])
+    return Sections(scale, start, bar, step, before, ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A line of M notes on the grid, times in fine ticks.
+
+    Args:
+        all_onsets: (N,) of all notes, before any is left out.
+        section: (M,) the section of each note, or 0 for all of them.
+        onset, pitch: (M,).
+        duration: (M,) as a place in `Layout.durations`.
+    """
+
+    sections: Sections
+    all_onsets: np.ndarray
+    section: Any
+    onset: np.ndarray
+    pitch: np.ndarray
+    duration: np.ndarray
+
+
+def quantise(notes: np.ndarray, meters: Sequence[Meter], steps: int) -> Grid:
     """(N, 3) notes as one line on the grid, rounded as MidiTok rounds.
 
     First to the finest grid that a meter of the piece needs, halves up; then to the grid of the
@@ -114,58 +178,94 @@ def quantise(notes: np.ndarray, meters: Sequence[Meter], steps: int) -> _Grid:
     vocabulary, the longer of two. Of notes that fall on the same position the highest stays; a
     duration ends at the next onset at the latest.
     """
-    notes = sort_notes(notes)
-    last = int(notes[-1, 0]) + TICKS // steps
-    meters = [m for m in align_meters(meters) if m.tick <= last]
-    finest = max(m.denominator for m in meters)
-    scale = steps * finest // 4
-    fine = (2 * notes[:, :2] * scale + TICKS) // (2 * TICKS)
-    starts = np.array([m.tick * scale // TICKS for m in meters])
-    per_step = np.array([finest // m.denominator for m in meters])
-    section = np.searchsorted(starts, fine[:, 0], side="right") - 1
-    inside = (fine[:, 0] - starts[section]) / per_step[section]
-    onset = (np.round(inside) * per_step[section]).astype(np.int64) + starts[section]
-    line = one_line(np.column_stack([onset, np.maximum(1, fine[:, 1]), notes[:, 2]]))
-    section = np.searchsorted(starts, line[:, 0], side="right") - 1
-    room = np.append(np.diff(line[:, 0]), np.iinfo(np.int32).max)
-    line[:, 1] = _round_durations(line[:, 1], room, per_step[section], steps)
-    return _Grid(line, scale, meters)
+    meters = align_meters(meters)
+    if len(meters) > 1:
+        last = int(notes[:, 0].max()) + TICKS // steps
+        meters = tuple(m for m in meters if m.tick <= last)
+    sections = _sections(meters, steps)
+    onset, duration = _fine(notes, sections)
+    everyone, pitch = onset, notes[:, 2]
+    room = onset[1:] - onset[:-1]
+    if not all_true(room > 0):
+        notes = sort_notes(notes)
+        everyone, duration = _fine(notes, sections)
+        onset, duration, pitch = one_line(np.stack([everyone, duration, notes[:, 2]], axis=1)).T
+        room = onset[1:] - onset[:-1]
+    section = _section(onset, sections)
+    duration = _round_durations(duration, room, sections.step[section], layout_of(steps))
+    return Grid(sections, everyone, section, onset, pitch, duration)
 
 
-def _round_durations(duration: np.ndarray, room: np.ndarray, step: np.ndarray, steps: int) -> np.ndarray:
-    """(N,) durations to the nearest of the vocabulary that fits into `room`, all in fine ticks."""
-    table = Layout(steps).durations
-    above = np.minimum(np.searchsorted(table, -(-duration // step)), len(table) - 1)
-    below = np.maximum(above - 1, 0)
-    nearer = np.abs(duration - table[below] * step) < np.abs(table[above] * step - duration)
-    chosen = np.where(nearer, below, above)
-    fitting = np.searchsorted(table, room // step, side="right") - 1
-    return np.asarray(table[np.minimum(chosen, fitting)] * step)
+def _section(onset: np.ndarray, sections: Sections) -> Any:
+    several = len(sections.start) > 1
+    return sections.start.searchsorted(onset, side="right") - 1 if several else 0
 
 
-def encode(notes: np.ndarray, meters: Sequence[Meter], steps: int) -> np.ndarray:
-    """(T,) int32 ids of at least one note, up to the last note's bar."""
-    layout, grid = Layout(steps), quantise(notes, meters, steps)
-    onset, duration, pitch = grid.notes.T
-    starts, written = _fine_bars(grid)
-    bar = np.searchsorted(starts, onset, side="right") - 1
-    count = int(bar[-1]) + 1
-    step = (4 * grid.scale // (written[bar, 1] * steps)).astype(np.int64)
-    ids = np.empty(2 * count + 3 * len(onset), dtype=np.int32)
-    heads = 2 * np.arange(count) + 3 * np.searchsorted(bar, np.arange(count))
-    ids[heads] = layout.bar
-    ids[heads + 1] = layout.meter_ids(written[:count])
-    places = 2 * (bar + 1) + 3 * np.arange(len(onset))
-    ids[places] = layout.position + (onset - starts[bar]) // step
-    ids[places + 1] = layout.pitch + pitch
-    ids[places + 2] = layout.duration + np.searchsorted(layout.durations, duration // step)
+def _fine(notes: np.ndarray, sections: Sections) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) onsets on the grid and (N,) durations of (N, 3) notes, in fine ticks."""
+    fine = notes[:, :2] * (2 * sections.scale)
+    fine += TICKS
+    fine //= 2 * TICKS
+    onset, duration = fine.T
+    if len(sections.start) > 1:
+        section = _section(onset, sections)
+        start, step = sections.start[section], sections.step[section]
+        onset = start + np.round((onset - start) / step).astype(np.int64) * step
+    return onset, np.maximum(1, duration)
+
+
+def _round_durations(duration: np.ndarray, room: np.ndarray, step: np.ndarray, layout: Layout) -> np.ndarray:
+    """(M,) places of the durations nearest to `duration` that fit into the (M - 1,) `room`."""
+    if step.ndim:
+        places = layout.nearest[step // 2, np.minimum(duration, layout.nearest.shape[1] - 1)]
+        room = room // step[:-1]
+    else:
+        places = layout.nearest[0].take(duration, mode="clip")  # one meter: a step is one fine tick
+    np.minimum(places[:-1], layout.fitting.take(room, mode="clip"), out=places[:-1])
+    return places
+
+
+def encode(grid: Grid, steps: int) -> np.ndarray:
+    """(T,) int32 ids of a line, up to its last note's bar."""
+    layout, sections, section = layout_of(steps), grid.sections, grid.section
+    several = len(sections.start) > 1
+    onset = grid.onset - sections.start[section] if several else grid.onset
+    bar, position = np.divmod(onset, sections.bar[section])
+    if several:
+        bar += sections.before[section]
+        position //= sections.step[section]
+    bars = int(bar[-1]) + 1
+    heads = np.empty((bars, 2), dtype=np.int32)
+    heads[:, 0] = layout.bar
+    heads[:, 1] = sections.ids[
+        sections.before.searchsorted(np.arange(bars), side="right") - 1 if several else 0
+    ]
+    notes = np.empty((len(bar), 3), dtype=np.int32)
+    notes[:, 0] = position + layout.position
+    notes[:, 1] = grid.pitch + layout.pitch
+    notes[:, 2] = grid.duration + layout.duration
+    places = (2 * bar + np.arange(2, 2 + notes.size, 3))[:, None] + _THREE
+    is_note = np.zeros(heads.size + notes.size, dtype=bool)
+    is_note[places] = True
+    ids = np.empty(len(is_note), dtype=np.int32)
+    ids[places] = notes
+    ids[~is_note] = heads.ravel()
     return ids
 
 
-def _fine_bars(grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
-    end = int(grid.notes[-1, 0]) * TICKS // grid.scale + 1
-    starts, written = bar_lines(grid.meters, end)
-    return starts * grid.scale // TICKS, written
+_THREE = np.arange(3)
+
+
+def shift(ids: np.ndarray, by: int, steps: int) -> np.ndarray | None:
+    """(T,) ids with every pitch moved `by` semitones, None where one would leave 0..127."""
+    layout = layout_of(steps)
+    at = np.flatnonzero(_kind(ids, layout.pitch, layout.duration))
+    moved = ids[at] + by
+    if len(at) and not layout.pitch <= moved.min() <= moved.max() < layout.duration:
+        return None
+    shifted = ids.copy()
+    shifted[at] = moved
+    return shifted
 
 
 def decode(ids: np.ndarray, steps: int) -> tuple[np.ndarray, tuple[Meter, ...]]:
@@ -174,7 +274,7 @@ def decode(ids: np.ndarray, steps: int) -> tuple[np.ndarray, tuple[Meter, ...]]:
     A note that reaches over the next onset is cut there. With 24 steps a step of x/16 is half a
     tick: rounded down.
     """
-    layout = Layout(steps)
+    layout = layout_of(steps)
     starts, written = _bars(ids, layout)
     at = np.flatnonzero(_kind(ids, layout.position, layout.meter))
     bar = np.searchsorted(np.flatnonzero(ids == layout.bar), at) - 1
@@ -203,7 +303,7 @@ def clock(ids: np.ndarray, steps: int) -> np.ndarray:
 
     Ids may be cut off anywhere; what comes before the first Bar counts from 0 in 4/4.
     """
-    ids, layout = np.asarray(ids, dtype=np.int64), Layout(steps)
+    ids, layout = np.asarray(ids, dtype=np.int64), layout_of(steps)
     starts, written = _bars(ids, layout)
     starts, written = np.append(0, starts), np.concatenate([[[4, 4]], written])
     bar = np.cumsum(ids == layout.bar)
@@ -224,7 +324,7 @@ def grammar(steps: int) -> Grammar:
     Pitch, Duration. The meters x/4, x/8 and x/16 of n beats share their states, since a beat always
     has the same steps.
     """
-    layout = Layout(steps)
+    layout = layout_of(steps)
     first = 35 + 3 * steps * np.concatenate([[0], np.cumsum(np.arange(1, BEATS + 1))])  # (17,)
     table = np.full((int(first[-1]), layout.size), -1, dtype=np.int16)
     table[0, layout.bar] = 1
@@ -251,7 +351,7 @@ def words(ids: np.ndarray, steps: int) -> list[str]:
     """A word for each token, none for a meter that goes on: `| 6/8 @0 D4 0.5 @0.5 E4 1`, times in
     quarter notes.
     """
-    layout, shown, denominator = Layout(steps), [], 4
+    layout, shown, denominator = layout_of(steps), [], 4
     before = ""
     for token in np.asarray(ids).tolist():
         if token == layout.bar:

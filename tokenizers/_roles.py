@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -21,37 +22,14 @@ _CHORD_NAMES = (
     r"chord|harmon|accomp|backing|comping",
     r"guitar|piano|keys|keyboard|organ|\bpad\b|strings|left hand",
 )
+_NAMES = (_MELODY_NAMES, _CHORD_NAMES)
+_NOWHERE = 9
 _LOWEST_MELODY = 50  # MIDI pitch of the median note: below D3 a single line is rather a bass
 _LINE = 0.8  # share of onsets at which one note sounds alone, from which on a track counts as a single line
 _BLOCK = 0.25  # share of onsets with three or more notes, from which on a track can hold the chords
 _ALL_BLOCK = 0.75  # the same, from which on nothing but chords is in it
-
-
-@dataclass(frozen=True)
-class Texture:
-    """What a track sounds like. Shares are of its onsets."""
-
-    onsets: int
-    single: float  # share where one note sounds alone
-    block: float  # share where three or more notes begin together
-    register: float  # median of the highest pitch at each onset
-
-
-def texture(notes: np.ndarray) -> Texture:
-    """Texture of (N, 3) notes."""
-    onsets, count = np.unique(notes[:, 0], return_counts=True)
-    if not len(onsets):
-        return Texture(0, 0.0, 0.0, 0.0)
-    # A moment after the onset, so that a slightly late note-off is not a second voice.
-    moment = onsets + TICKS // 8
-    started = np.searchsorted(np.sort(notes[:, 0]), onsets, side="right")
-    ended = np.searchsorted(
-        np.sort(notes[:, 0] + np.maximum(notes[:, 1], TICKS // 8 + 1)), moment, side="right"
-    )
-    top = one_line(notes)[:, 2]
-    return Texture(
-        len(onsets), float(np.mean(started - ended <= 1)), float(np.mean(count >= 3)), float(np.median(top))
-    )
+_BAR = 4 * TICKS
+_CELLS = 2**20  # of a table that is held at once, so that a long piece needs little memory
 
 
 def skyline(notes: np.ndarray) -> np.ndarray:
@@ -63,47 +41,59 @@ def skyline(notes: np.ndarray) -> np.ndarray:
     of the melody 0.83, and 0.88 of what is taken is melody or bridge; the bare highest notes give
     0.92 and 0.61.
     """
-    top = one_line(notes)
-    uncut = sort_notes(notes)
-    uncut = uncut[np.append(uncut[1:, 0] != uncut[:-1, 0], True)] if len(uncut) else uncut
-    kept = _uncovered(uncut) & (top[:, 2] > _register_border(uncut, sort_notes(notes)))
-    return one_line(uncut[kept])
+    notes = sort_notes(notes)
+    if not len(notes):
+        return notes
+    top = notes[np.append(notes[1:, 0] != notes[:-1, 0], True)]
+    return one_line(top[_uncovered(top) & (top[:, 2] > _register_border(top, notes))])
 
 
 def _uncovered(top: np.ndarray) -> np.ndarray:
     """(N,) bool: whether no higher note still sounds when this one begins."""
+    onset, pitch = top[:, 0], top[:, 2]
+    end = onset + top[:, 1]
     kept = np.ones(len(top), dtype=bool)
-    sounding: list[tuple[int, int]] = []  # end, pitch
-    for i, (onset, duration, pitch) in enumerate(top.tolist()):
-        sounding = [s for s in sounding if s[0] > onset + TICKS // 16]
-        kept[i] = all(p <= pitch for _, p in sounding)
-        sounding.append((onset + duration, pitch))
+    heard = np.flatnonzero(np.bincount(pitch))
+    many = max(1, _CELLS // len(top))
+    for some in (heard[i : i + many] for i in range(0, len(heard), many)):
+        latest = np.maximum.accumulate(np.where(pitch > some[:, None], end, 0), axis=1)
+        mine = np.flatnonzero((pitch >= some[0]) & (pitch <= some[-1]))
+        row = np.searchsorted(some, pitch[mine])
+        kept[mine] = latest[row, mine] <= onset[mine] + TICKS // 16
     return kept
 
 
 def _register_border(top: np.ndarray, notes: np.ndarray) -> np.ndarray:
-    """(N,) float: for each of the top notes the pitch that best parts the notes around it in two
-    (Otsu's rule).
+    """(N,) int64: for each of the top notes the pitch that best parts the notes of the eight bars
+    around it in two (Otsu's rule).
     """
-    border = np.full(len(top), -1.0)
-    span, reach = 4 * TICKS, 16 * TICKS
-    for block in np.unique(top[:, 0] // span).tolist():
-        first, last = np.searchsorted(notes[:, 0], [block * span - reach, block * span + reach])
-        border[top[:, 0] // span == block] = _otsu(np.bincount(notes[first:last, 2], minlength=128))
-    return border
+    block, low = notes[:, 0] // _BAR, int(notes[:, 2].min())
+    shape = (int(block[-1]) + 1, int(notes[:, 2].max()) - low + 1)
+    count = np.bincount(block * shape[1] + notes[:, 2] - low, minlength=shape[0] * shape[1])
+    until = np.zeros((shape[0] + 1, shape[1]), dtype=np.int64)
+    np.cumsum(count.reshape(shape), axis=0, out=until[1:])
+    own = top[:, 0] // _BAR
+    blocks = np.flatnonzero(np.bincount(own))
+    around = until[np.minimum(blocks + 4, shape[0])] - until[np.maximum(blocks - 4, 0)]
+    return _otsu(around, low)[np.searchsorted(blocks, own)]
 
 
-def _otsu(count: np.ndarray) -> float:
-    """Pitch up to which a (128,) histogram is its lower part; -1 where all lies within a tenth."""
-    pitches = np.flatnonzero(count)
-    if pitches[-1] - pitches[0] <= 16:
-        return -1.0
-    below = np.cumsum(count)[:-1].astype(float)
-    total, moment = count.sum(), np.cumsum(count * np.arange(128))
-    above = total - below
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = below * above * (moment[:-1] / below - (moment[-1] - moment[:-1]) / above) ** 2
-    return float(np.nanargmax(between))
+def _otsu(count: np.ndarray, low: int) -> np.ndarray:
+    """(B,) int64: the pitch up to which each of (B, P) histograms from pitch `low` on is its lower
+    part; -1 where all lies within a tenth.
+    """
+    there = count > 0
+    reach = count.shape[1] - 1 - there[:, ::-1].argmax(axis=1) - there.argmax(axis=1)
+    below = count.cumsum(axis=1)
+    moment = (count * np.arange(low, low + count.shape[1])).cumsum(axis=1)
+    above = (below[:, -1:] - below)[:, :-1]
+    over = (moment[:, -1:] - moment)[:, :-1]
+    below, moment = below[:, :-1], moment[:, :-1]
+    # Where one part is empty, the product is 0.
+    apart = moment / np.maximum(below, 1) - over / np.maximum(above, 1)
+    between = below.astype(float) * above * apart**2
+    best = between.argmax(axis=1) if between.size else 0
+    return np.where(reach <= 16, -1, low + best)
 
 
 def choose_roles(song: Song) -> Roles:
@@ -120,66 +110,91 @@ def choose_roles(song: Song) -> Roles:
     Drums never. `Roles.chords` is None where no track holds chords of its own, as in a choir of
     four voices.
     """
-    heard = {i: texture(t.notes) for i, t in enumerate(song.tracks) if len(t.notes) and not t.is_drum}
-    chords, why_chords = _choose_chords(song.tracks, heard)
-    melody, why_melody = _choose_melody(song.tracks, heard, chords)
+    heard = _heard(song)
+    ranks = {i: _ranks(t.name) for i, t in heard.items()}
+    chords, why_chords = _choose_chords(heard, ranks)
+    melody, why_melody = _choose_melody(heard, ranks, chords)
     return Roles(melody, chords, {"melody": why_melody, "chords": why_chords})
 
 
-def _choose_chords(tracks: Sequence[Track], heard: Mapping[int, Texture]) -> tuple[int | None, str]:
-    named = [[i for i in heard if re.search(p, tracks[i].name.lower())] for p in _CHORD_NAMES]
-    melodic = re.compile("|".join(_MELODY_NAMES[:2]))  # a choir's "Soprano" may well sing chords
-    free = [i for i in heard if not melodic.search(tracks[i].name.lower())]
-    blocks = [i for i in free if heard[i].block >= _ALL_BLOCK]
-    playing = [i for i in named[1] if heard[i].single < _LINE]
-    some_blocks = [i for i in free if heard[i].block >= _BLOCK]
-    for found in (named[0], blocks, playing, some_blocks):
-        if found:
-            i = max(found, key=lambda i: (heard[i].block, -heard[i].register, -i))
-            by_name = found is named[0] or found is playing
-            reason = "its name" if by_name else f"{heard[i].block:.0%} block chords"
-            return i, f"{_label(tracks, i)}: {reason}"
-    return None, "no track of block chords"
+def choose_melody(song: Song) -> tuple[int | None, str]:
+    """The melody track of `choose_roles` and why, without listening for chords where names decide."""
+    heard = _heard(song)
+    ranks = {i: _ranks(t.name) for i, t in heard.items()}
+    first, _ = min(ranks.values(), default=(_NOWHERE, _NOWHERE))
+    if first < 2 and all(rank[1] == _NOWHERE for rank in ranks.values() if rank[0] == first):
+        return _choose_melody(heard, ranks, None)  # the chords are another track
+    return _choose_melody(heard, ranks, _choose_chords(heard, ranks)[0])
 
 
-def _choose_melody(
-    tracks: Sequence[Track], heard: Mapping[int, Texture], chords: int | None
-) -> tuple[int | None, str]:
-    for rank, pattern in enumerate(_MELODY_NAMES):
-        named = [i for i in heard if i != chords and re.search(pattern, tracks[i].name.lower())]
-        named = [i for i in named if rank < 2 or heard[i].single >= _LINE]
+def _heard(song: Song) -> dict[int, Track]:
+    return {i: t for i, t in enumerate(song.tracks) if len(t.notes) and not t.is_drum}
+
+
+_Ranks = Mapping[int, tuple[int, int]]
+
+
+def _choose_chords(heard: Mapping[int, Track], ranks: _Ranks) -> tuple[int | None, str]:
+    free = [i for i in heard if ranks[i][0] > 1]  # a choir's "Soprano" may well sing chords
+    named = [i for i in heard if ranks[i][1] == 0]
+    blocks = named or [i for i in free if heard[i].block >= _ALL_BLOCK]
+    playing = blocks or [i for i in heard if ranks[i][1] == 1 and heard[i].single < _LINE]
+    found = playing or [i for i in free if heard[i].block >= _BLOCK]
+    if not found:
+        return None, "no track of block chords"
+    i = _most(found, lambda i: (heard[i].block, -heard[i].register))
+    by_name = named or (playing and not blocks)
+    return i, f"{_label(heard, i)}: {'its name' if by_name else f'{heard[i].block:.0%} block chords'}"
+
+
+def _choose_melody(heard: Mapping[int, Track], ranks: _Ranks, chords: int | None) -> tuple[int | None, str]:
+    free = [i for i in heard if i != chords]
+    for rank in sorted({ranks[i][0] for i in free} - {_NOWHERE}):
+        named = [i for i in free if ranks[i][0] == rank and (rank < 2 or heard[i].single >= _LINE)]
         if named:
-            i = max(named, key=lambda i: (heard[i].single >= _LINE, heard[i].register, -i))
-            return i, _explain(tracks, heard, i, "its name")
+            i = _most(named, lambda i: (heard[i].single >= _LINE, heard[i].register))
+            return i, _explain(heard, i, "its name")
     # An intro's few notes on top don't make a melody: it must hold a quarter of the onsets of the
     # busiest track.
-    busiest = max((t.onsets for t in heard.values()), default=0)
-    others = [i for i in heard if i != chords and 4 * heard[i].onsets >= busiest]
+    busiest = max([t.onsets for t in heard.values()], default=0)
+    others = [i for i in free if 4 * heard[i].onsets >= busiest]
     lines = [i for i in others if heard[i].single >= _LINE and heard[i].register >= _LOWEST_MELODY]
     if lines:
-        i = max(lines, key=lambda i: (heard[i].register, -i))
-        return i, _explain(
-            tracks, heard, i, "a single line" if len(lines) == 1 else "the highest single line"
-        )
+        reason = "a single line" if len(lines) == 1 else "the highest single line"
+        i = _most(lines, lambda i: heard[i].register)
+        return i, _explain(heard, i, reason)
     others = others or [i for i in heard if i == chords and heard[i].block < _ALL_BLOCK]
     if not others:
         return None, "no track but chords" if heard else "no notes"
-    i = max(others, key=lambda i: (heard[i].register, -i))
-    return i, _explain(tracks, heard, i, "the only track" if len(heard) == 1 else "the highest of the others")
+    i = _most(others, lambda i: heard[i].register)
+    return i, _explain(heard, i, "the only track" if len(heard) == 1 else "the highest of the others")
 
 
-def _explain(tracks: Sequence[Track], heard: Mapping[int, Texture], i: int, reason: str) -> str:
+def _most(found: Sequence[int], key: Callable[[int], Any]) -> int:
+    """The one with the highest key, of equal ones the first; asks nothing of a lone one."""
+    return found[0] if len(found) == 1 else max(found, key=key)
+
+
+@lru_cache(maxsize=4096)
+def _ranks(name: str) -> tuple[int, int]:
+    """The first row of names for a melody and for chords that a track's name is in."""
+    found = [[i for i, p in enumerate(rows) if re.search(p, name.lower())] for rows in _NAMES]
+    melody, chords = (rows[0] if rows else _NOWHERE for rows in found)
+    return melody, chords
+
+
+def _explain(heard: Mapping[int, Track], i: int, reason: str) -> str:
     line = "" if heard[i].single >= _LINE else ", upper line of a mixed track"
-    return f"{_label(tracks, i)}: {reason}{line}"
+    return f"{_label(heard, i)}: {reason}{line}"
 
 
-def _label(tracks: Sequence[Track], i: int) -> str:
+def _label(tracks: Mapping[int, Track] | Sequence[Track], i: int) -> str:
     return f"track {i + 1} {tracks[i].name!r}" if tracks[i].name else f"track {i + 1}"
 
 
 def melody_notes(track: Track) -> np.ndarray:
     """(N, 3) the melody in a track: all of it where it is a single line, else its skyline."""
-    return one_line(track.notes) if texture(track.notes).single >= _LINE else skyline(track.notes)
+    return track.line if track.single >= _LINE else skyline(track.notes)
 
 
 def find_track(song: Song, wanted: str | int) -> int:

@@ -30,23 +30,26 @@ from multimodal_gpt.tokenizers import (
     _markers,
     _midi,
     _songs,
+    _voicing,
 )
 from multimodal_gpt.tokenizers._chord_tokens import (
     ALL_METERS,
     POSITION,
     POSITIONS,
     SIZE,
-    Bar,
-    bar_ids,
     bars_of,
+    ids_of,
     is_bar,
     is_position,
+    move_ids,
 )
-from multimodal_gpt.tokenizers._harmony import NO_CHORD, Symbol
+from multimodal_gpt.tokenizers._harmony import NO_CHORD, NO_CHORD_CODE, Symbol
+from multimodal_gpt.tokenizers._markers import Spelled
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
     Signature,
+    Song,
     Track,
     bar_lines,
     clean_meters,
@@ -56,6 +59,7 @@ from multimodal_gpt.tokenizers._music import (
 
 _PROGRAM = 48  # strings: not the melody's, since some readers merge tracks of the same program
 _VELOCITY = 60
+_BAR = 1 << 10  # more than the positions of the longest bar
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,26 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Chords:
-    """The harmony of a piece: events in order, none overlapping.
+    """The harmony of a piece; `chords_of` makes one of events.
 
-    `meters` as in `Song`; `tempo` in quarter notes per minute; `signature` is the key where it is known;
-    `end` is the length of the piece in ticks.
+    Args:
+        table: (E, 3) int64 tick, duration, code of the symbol, in order, none overlapping.
+        meters: as in `Song`.
+        tempo: quarter notes per minute.
+        signature: the key where it is known.
+        end: length of the piece in ticks.
     """
 
-    events: tuple[Event, ...]
+    table: np.ndarray
     meters: tuple[Meter, ...] = (Meter(0),)
     tempo: float = 120.0
     signature: Signature | None = None
     end: int = 0
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The rows of the table."""
+        return tuple(Event(t, d, _harmony.symbol_of(code)) for t, d, code in self.table.tolist())
 
     @property
     def sharps(self) -> bool | None:
@@ -87,69 +100,77 @@ class Chords:
         return self.signature[0] > 0 if self.signature and self.signature[0] else None
 
 
-def _events(changes: Iterable[tuple[int, Symbol]], end: int) -> tuple[Event, ...]:
-    """Events from change to change: equal neighbours joined, of two at one tick the later kept."""
-    kept: list[tuple[int, Symbol]] = []
-    for tick, symbol in ((t, s) for t, s in changes if t < end):
-        if kept and kept[-1][0] == tick:
-            kept.pop()
-        if symbol != (kept[-1][1] if kept else NO_CHORD):
-            kept.append((tick, symbol))
-    stops = [*(tick for tick, _ in kept[1:]), end]
-    return tuple(Event(tick, stop - tick, symbol) for (tick, symbol), stop in zip(kept, stops, strict=False))
+def chords_of(
+    events: Iterable[Event], meters: tuple[Meter, ...] = (Meter(0),), tempo: float = 120.0, end: int = 0
+) -> Chords:
+    """Content of events, the reverse of `Chords.events`."""
+    rows = [(e.tick, e.duration, e.symbol.code) for e in events]
+    return Chords(np.array(rows, dtype=np.int64).reshape(-1, 3), meters, tempo, end=end)
 
 
 def _has_chord(content: Chords) -> bool:
-    return any(event.symbol.root is not None for event in content.events)
+    return bool((content.table[:, 2] >= 0).any())
 
 
-# -------------------------------------------------------------------------------- content as a grid
+def _table(time: np.ndarray, code: np.ndarray, end: int) -> np.ndarray:
+    """(E, 3) from (C,) ticks, sorted, and codes: from change to change."""
+    before = time < end
+    time, code = _effective(time[before], code[before])
+    table = np.empty((len(time), 3), dtype=np.int64)
+    table[:, 0], table[:, 2] = time, code
+    table[:-1, 1] = time[1:] - time[:-1]
+    table[-1:, 1] = end - time[-1:]
+    return table
 
 
-def _quantised(content: Chords) -> list[Bar]:
-    """Bars of a content: every change at the nearest position, of two at one the later; no repeats."""
-    end = max([content.end, *(e.tick + e.duration for e in content.events)])
+def _listed(changes: list[tuple[int, int]], end: int) -> np.ndarray:
+    """`_table` of (tick, code) in a list."""
+    time, code = np.array(changes, dtype=np.int64).reshape(-1, 2).T
+    return _table(time, code, end)
+
+
+def _effective(time: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) times, sorted, and codes: of several at one time the last, without changes to what sounds
+    already (silence at first).
+    """
+    kept = np.ones(len(time), dtype=bool)
+    kept[:-1] = time[1:] != time[:-1]
+    time, code = time[kept], code[kept]
+    new = code != NO_CHORD_CODE
+    new[1:] = code[1:] != code[:-1]
+    return time[new], code[new]
+
+
+def _changes_of(table: np.ndarray, last_bar: int) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) ticks and codes, with NO_CHORD where an event ends before the next one or `last_bar` begins."""
+    both = np.full((len(table), 2, 2), NO_CHORD_CODE)  # each event, then its end; tick and code
+    both[:, 0] = table[:, ::2]
+    both[:, 1, 0] = table[:, 0] + table[:, 1]
+    kept = np.ones((len(table), 2), dtype=bool)
+    kept[:-1, 1] = both[:-1, 1, 0] < table[1:, 0]
+    kept[-1:, 1] = both[-1:, 1, 0] <= last_bar
+    return both[..., 0][kept], both[..., 1][kept]
+
+
+def _bars(content: Chords) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(B, 2) meters of the bars; (C,) time and code of each change, a time being _BAR * bar + position.
+
+    Every change is at the nearest position, of two at one the later is kept.
+    """
+    table = content.table
+    end = max(content.end, int((table[:, 0] + table[:, 1]).max(initial=0)))
     starts, meters = bar_lines(content.meters, end)
-    steps = 4 * TICKS // POSITIONS // meters[:, 1]  # ticks per position
-    slots: list[dict[int, Symbol]] = [{} for _ in starts]
-    for tick, symbol in _gaps_filled(content.events, int(starts[-1])):
-        bar = max(int(np.searchsorted(starts, tick, side="right")) - 1, 0)
-        place = (2 * max(tick - int(starts[bar]), 0) + int(steps[bar])) // (2 * int(steps[bar]))
-        length = POSITIONS * int(meters[bar, 0])
-        if place >= length:
-            bar, place = (bar + 1, 0) if bar + 1 < len(starts) else (bar, length - 1)
-        slots[bar][place] = symbol
-    return [((n, d), slot) for (n, d), slot in zip(meters.tolist(), _merged(slots), strict=True)]
-
-
-def _gaps_filled(events: tuple[Event, ...], last_bar: int) -> Iterator[tuple[int, Symbol]]:
-    """(tick, symbol), with NO_CHORD where an event ends before the next one or the last bar begins."""
-    for event, after in zip(events, [*(e.tick for e in events[1:]), None], strict=True):
-        yield event.tick, event.symbol
-        stop = event.tick + event.duration
-        if stop < after if after is not None else stop <= last_bar:
-            yield stop, NO_CHORD
-
-
-def _merged(slots: list[dict[int, Symbol]]) -> list[dict[int, Symbol]]:
-    before = NO_CHORD
-    merged: list[dict[int, Symbol]] = []
-    for slot in slots:
-        merged.append({})
-        for place in sorted(slot):
-            if slot[place] != before:
-                merged[-1][place] = before = slot[place]
-    return merged
-
-
-def _restated(bars: list[Bar]) -> list[Bar]:
-    """The bars, each with what sounds at its beginning."""
-    sounding = NO_CHORD
-    restated: list[Bar] = []
-    for meter, slot in bars:
-        restated.append((meter, slot if sounding == NO_CHORD else {0: sounding} | slot))
-        sounding = [sounding, *slot.values()][-1]
-    return restated
+    tick, code = _changes_of(table, int(starts[-1]))
+    bar = np.maximum(starts.searchsorted(tick, side="right") - 1, 0)
+    beats, unit = meters[bar].T
+    step = 4 * TICKS // POSITIONS // unit  # ticks per position
+    place = (2 * np.maximum(tick - starts[bar], 0) + step) // (2 * step)
+    length = POSITIONS * beats
+    late = place >= length  # the next bar line is nearer; at the very end the last position
+    if late.any():
+        last = bar + 1 == len(starts)
+        place = np.where(late, np.where(last, length - 1, _BAR), place)
+    return meters, *_effective(_BAR * bar + place, code)
 
 
 # ---------------------------------------------------------------------------------------- tokenizer
@@ -170,6 +191,7 @@ class ChordTokenizer:
     unit = "chord"
     size = SIZE
     suffixes = _songs.SUFFIXES
+    book_suffixes = _songs.BOOK_SUFFIXES
 
     def read(self, path: Path) -> Iterator[Item]:
         """Pieces whose harmony is written, played or implied; the rule is in `_changes.find_harmony`.
@@ -177,23 +199,35 @@ class ChordTokenizer:
         `metadata["chords_track"]` says where it was found, `metadata["unknown_chords"]` how many
         symbols were unreadable.
         """
+        return self.read_part(path, 0, 1)
+
+    def read_part(self, path: Path, part: int, parts: int) -> Iterator[Item]:
+        """The harmony of the part-th of `parts` equal shares of a book of tunes, as `read` gives it."""
         path = Path(path)
-        for key, song in _songs.songs(path):
+        for key, song in _songs.songs(path, part, parts):
             if isinstance(song, UserError):
                 yield Item(key, song)
                 continue
-            if path.suffix.lower() in _midi.SUFFIXES:
-                song = replace(song, symbols=_markers.read_markers(path))  # noqa: PLW2901
-            found = _changes.find_harmony(song, self.track, self.infer)
-            if found is None:
-                continue
-            played = [int((t.notes[:, 0] + t.notes[:, 1]).max(initial=0)) for t in song.tracks]
-            end = max([*played, found.changes[-1][0]])
-            content = Chords(_events(found.changes, end), song.meters, song.tempo, song.signature, end)
-            if not _has_chord(content):
-                continue
-            unknown = {"unknown_chords": found.unknown} if found.unknown else {}
-            yield Item(key, content, {**song.metadata, "chords_track": found.why, **unknown})
+            item = self._item(key, song, path)
+            if item is not None:
+                yield item
+
+    def _item(self, key: str, song: Song, path: Path) -> Item | None:
+        spelled = Spelled()
+        if path.suffix.lower() in _midi.SUFFIXES:
+            spelled = _markers.read_markers(path)
+            song = replace(song, symbols=spelled.symbols)
+        found = _changes.find_harmony(song, self.track, self.infer, spelled.why)
+        if found is None:
+            return None
+        played = [int((t.notes[:, 0] + t.notes[:, 1]).max(initial=0)) for t in song.tracks]
+        end = max([*played, int(found.changes[-1, 0])])
+        table = _table(found.changes[:, 0], found.changes[:, 1], end)
+        content = Chords(table, song.meters, song.tempo, song.signature, end)
+        if not _has_chord(content):
+            return None
+        unknown = {"unknown_chords": found.unknown} if found.unknown else {}
+        return Item(key, content, {**song.metadata, "chords_track": found.why, **unknown})
 
     def write(self, content: Chords, path: Path, *, append: bool = False, note: str = "") -> Path:
         """Write MIDI: the chords voiced in a track "Chords", and as markers for `read`.
@@ -201,12 +235,11 @@ class ChordTokenizer:
         A voicing alone can't tell C6 from Am7/C. Lost: nothing but what `encode` would lose.
         """
         notes: list[tuple[int, int, int]] = []
-        markers: list[tuple[int, str]] = []
+        changes = zip(*(a.tolist() for a in _changes_of(content.table, content.end)), strict=True)
+        markers = [(tick, _harmony.name(_harmony.symbol_of(code), content.sharps)) for tick, code in changes]
         previous: tuple[int, ...] = ()
-        for tick, symbol in _gaps_filled(content.events, content.end):
-            markers.append((tick, _harmony.name(symbol, content.sharps)))
         for event in content.events:
-            voiced = _harmony.voice(event.symbol, previous)
+            voiced = _voicing.voice(event.symbol, previous)
             notes += [(event.tick, event.duration, pitch) for pitch in voiced]
             previous = voiced or previous
         if not notes:
@@ -222,7 +255,7 @@ class ChordTokenizer:
             append=append,
             velocity=_VELOCITY,
         )
-        end = max(content.end, content.events[-1].tick + content.events[-1].duration)
+        end = max(content.end, int(content.table[-1, :2].sum()))
         return _markers.add_markers(path, [*markers, (end, _harmony.name(NO_CHORD))])
 
     def parse(self, text: str) -> Chords:
@@ -238,7 +271,9 @@ class ChordTokenizer:
         if path.suffix.lower() in self.suffixes:
             return self._first(path)
         chart = _chart.parse_chart(text)
-        content = Chords(_events(chart.changes, chart.end), chart.meters, end=chart.end)
+        content = Chords(
+            _listed([(t, s.code) for t, s in chart.changes], chart.end), chart.meters, end=chart.end
+        )
         if not _has_chord(content):
             raise UserError(
                 "no chord in it", f"chords '{text}'", 'write them as in "Am F C G" or "3/4: | G | D7 G |"'
@@ -259,25 +294,32 @@ class ChordTokenizer:
 
         What sounds at a bar line is written there again; `decode` joins it to what came before.
         """
-        bars = _quantised(content)
-        if all(symbol.root is None for _, slot in bars for symbol in slot.values()):
+        meters, time, code = _bars(content)
+        if not (code >= 0).any():
             raise UserError("no chord in it")
-        return np.asarray([i for bar in _restated(bars) for i in bar_ids(bar)], dtype=np.int32)
+        lines = _BAR * np.arange(len(meters))
+        before = time.searchsorted(lines, side="right") - 1
+        sounding = np.where(before < 0, NO_CHORD_CODE, code[before])
+        again = (sounding != NO_CHORD_CODE) & (time[before] != lines)
+        time = np.concatenate((lines[again], time))
+        code = np.concatenate((sounding[again], code))
+        order = time.argsort(kind="stable")
+        return ids_of(meters, time[order] // _BAR, time[order] % _BAR, code[order])
 
     def decode(self, ids: np.ndarray) -> Chords:
         """Content of ids, the reverse of `encode`; lost: tempo, key, and what was quantised away."""
         ids = np.asarray(ids)
         if not self.grammar().final[self.grammar().walk(ids)]:
             raise UserError("ends too early" if len(ids) else "holds nothing")
-        changes: list[tuple[int, Symbol]] = []
+        changes: list[tuple[int, int]] = []
         meters: list[tuple[int, int, int]] = []
         start = 0
         for (numerator, denominator), slot in bars_of(ids):
             step = 4 * TICKS // POSITIONS // denominator  # ticks per position
-            changes += [(start + place * step, symbol) for place, symbol in slot.items()]
+            changes += [(start + place * step, symbol.code) for place, symbol in slot.items()]
             meters.append((start, numerator, denominator))
             start += POSITIONS * numerator * step
-        return Chords(_events(changes, start), clean_meters(meters), end=start)
+        return Chords(_listed(changes, start), clean_meters(meters), end=start)
 
     def grammar(self) -> Grammar:
         """The table of `_chord_tokens.grammar`."""
@@ -309,13 +351,15 @@ class ChordTokenizer:
 
     def units(self, content: Chords) -> int:
         """Number of events as encoded (without repeats), silences and unknown ones among them."""
-        return sum(len(slot) for _, slot in _quantised(content))
+        return len(_bars(content)[1])
 
     def describe(self, content: Chords) -> dict[str, Any]:
         """Number of chords, the first six different ones, and the key where it is known."""
-        names = [_harmony.name(e.symbol, content.sharps) for e in content.events if e.symbol.root is not None]
+        codes = content.table[content.table[:, 2] >= 0, 2].tolist()
+        first = list(dict.fromkeys(codes))[:6]
+        names = [_harmony.name(_harmony.symbol_of(code), content.sharps) for code in first]
         key = {} if content.signature is None else {"key": key_name(content.signature)}
-        return {"chords": len(names), "progression": " ".join(list(dict.fromkeys(names))[:6]), **key}
+        return {"chords": len(codes), "progression": " ".join(names), **key}
 
     def show(self, ids: np.ndarray) -> str:
         """The bars in a line, as `parse` reads them: "3/4: | G | D . G | % |"."""
@@ -323,8 +367,13 @@ class ChordTokenizer:
 
     def shift(self, content: Chords, steps: int) -> Chords:
         """The same harmony some semitones higher, key and all."""
-        events = tuple(replace(e, symbol=e.symbol.moved(steps)) for e in content.events)
-        return replace(content, events=events, signature=shift_signature(content.signature, steps))
+        table = content.table.copy()
+        table[:, 2] = _harmony.move_codes(table[:, 2], steps)
+        return replace(content, table=table, signature=shift_signature(content.signature, steps))
+
+    def shift_ids(self, ids: np.ndarray, steps: int) -> np.ndarray:
+        """What `encode` gives for the shifted content: (T,) int32."""
+        return move_ids(ids, steps)
 
     def draw(self, content: Chords, axes: Any) -> None:
         """Chord names above the axes and a thin line at each change; x in quarter notes."""

@@ -13,9 +13,11 @@ Which track is the melody is decided by `_roles.choose_roles` and told in an ite
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +26,30 @@ import numpy as np
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _songs
+from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _shingles, _songs
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
     Signature,
     Song,
     Track,
-    bar_lines,
+    all_true,
+    count_bars,
     find_key,
     key_name,
     note_name,
-    one_line,
     parse_note,
+    places,
     shift_signature,
     sort_notes,
 )
 
 _HOW = "write notes like 'C4 D4 E4:2 r G4' (:2 = two quarter notes, r = rest), or name a music file"
 _LONGEST = 400  # quarter notes of one note typed by hand
+_STRETCH = 6
+"""Moves in a shingle: eight notes. Of 850 tunes as MIDI and as ABC so many have a similarity of 0.3 or more,
+and so many pairs of 3,065 tunes, and pairs with a tune played backwards: 5 moves 99.5 %, 486, 0; 6 99.4 %,
+451, 0; 8 99.4 %, 409, 0; 6 without change of pace 99.5 %, 511, 2; 6 with repeated notes 95.9 %, 462, 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +85,13 @@ class MelodyTokenizer:
     track: str | int | None = None
 
     suffixes = _songs.SUFFIXES
+    book_suffixes = _songs.BOOK_SUFFIXES
     unit = "note"
 
     @property
     def size(self) -> int:
         """Number of local ids."""
-        return _remi.Layout(self.steps_per_beat).size
+        return _remi.layout_of(self.steps_per_beat).size
 
     def read(self, path: Path) -> Iterator[Item]:
         """Melodies of a music file. An Item whose content is a UserError is a piece that is there
@@ -91,7 +99,11 @@ class MelodyTokenizer:
 
         Raises UserError where the file as a whole can't be read.
         """
-        for key, song in _songs.songs(Path(path)):
+        return self.read_part(path, 0, 1)
+
+    def read_part(self, path: Path, part: int, parts: int) -> Iterator[Item]:
+        """The melodies of the part-th of `parts` equal shares of a book of tunes, as `read` gives them."""
+        for key, song in _songs.songs(path, part, parts):
             if isinstance(song, UserError):
                 yield Item(key, song)
                 continue
@@ -101,19 +113,20 @@ class MelodyTokenizer:
                 yield Item(key, error.within(path))
                 continue
             if found is not None:
-                yield Item(key, found[0], {**song.metadata, "melody_track": found[1]})
+                yield Item(key, found[0], {**song.metadata, **found[1]})
 
-    def _find(self, song: Song) -> tuple[Melody, str] | None:
+    def _find(self, song: Song) -> tuple[Melody, dict[str, Any]] | None:
         if self.track is None:
-            roles = _roles.choose_roles(song)
-            index, why = roles.melody, roles.why["melody"]
+            index, why = _roles.choose_melody(song)
         else:
             index = _roles.find_track(song, self.track)
             why = f"track {index + 1} {song.tracks[index].name!r}: asked for"
         if index is None or not len(song.tracks[index].notes):
             return None
-        notes = _roles.melody_notes(song.tracks[index])
-        return Melody(notes, song.meters, song.tempo, song.signature), why
+        track = song.tracks[index]
+        content = Melody(_roles.melody_notes(track), song.meters, song.tempo, song.signature)
+        error = _timing_error(content, track, _grid(content, self.steps_per_beat))
+        return content, {"melody_track": why, "melody_timing_error": error}
 
     def write(self, content: Melody, path: Path, *, append: bool = False, note: str = "") -> Path:
         """Write a MIDI file or add a track to one, the reverse of `read`. Lost: what the MIDI file
@@ -154,7 +167,7 @@ class MelodyTokenizer:
             raise content
         if not len(content.notes):
             raise UserError("the melody has no notes", fix=_HOW)
-        return _remi.encode(content.notes, content.meters, self.steps_per_beat)
+        return _remi.encode(_grid(content, self.steps_per_beat), self.steps_per_beat)
 
     def decode(self, ids: np.ndarray) -> Melody:
         """Melody of legal ids, the reverse of `encode`. A note that reaches over the next one is
@@ -177,7 +190,7 @@ class MelodyTokenizer:
 
     def spans(self) -> np.ndarray:
         """(V,) float32 quarter notes that a bar of each TimeSig lasts, NaN for other ids."""
-        return _remi.Layout(self.steps_per_beat).spans
+        return _remi.layout_of(self.steps_per_beat).spans
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64 indexes of the Bar tokens."""
@@ -185,20 +198,23 @@ class MelodyTokenizer:
 
     def units(self, content: Melody) -> int:
         """Number of notes."""
-        return len(one_line(content.notes))
+        onset = content.notes[:, 0]
+        return len(onset) if all_true(onset[1:] > onset[:-1]) else len(set(onset.tolist()))
 
     def describe(self, content: Melody) -> dict[str, Any]:
         """Key, meter (of most bars), tempo, number of bars and notes, lowest and highest note."""
         onset, duration, pitch = content.notes.T
-        _, written = bar_lines(content.meters, int((onset + duration).max()))
-        meters, bars = np.unique(written, axis=0, return_counts=True)
-        numerator, denominator = meters[np.argmax(bars)].tolist()
-        flats = content.key[0] < 0
+        counted = Counter[tuple[int, int]]()
+        for meter, bars in count_bars(content.meters, int((onset + duration).max())):
+            counted[meter.numerator, meter.denominator] += bars
+        (numerator, denominator), _ = min(counted.items(), key=lambda m: (-m[1], m[0]))
+        key = content.key
+        flats = key[0] < 0
         return {
-            "key": key_name(content.key),
+            "key": key_name(key),
             "meter": f"{numerator}/{denominator}",
             "tempo": round(content.tempo),
-            "bars": len(written),
+            "bars": counted.total(),
             "notes": self.units(content),
             "lowest": note_name(int(pitch.min()), flats),
             "highest": note_name(int(pitch.max()), flats),
@@ -217,13 +233,64 @@ class MelodyTokenizer:
             return None
         return replace(content, notes=notes, signature=shift_signature(content.signature, steps))
 
+    def shingles(self, content: Melody) -> np.ndarray:
+        """(N,) uint64 hashes of stretches of eight notes: their steps in semitones, and whether each
+        lasts longer than, as long as or shorter than the one before.
+        """
+        return _shingles.stretches(_moves(content.notes), _STRETCH)
+
+    def shift_ids(self, ids: np.ndarray, steps: int) -> np.ndarray | None:
+        """(T,) the ids of the melody moved by semitones, as `encode` of `shift` gives them, without
+        either; None where a note would leave MIDI's range.
+        """
+        return _remi.shift(np.asarray(ids), steps, self.steps_per_beat)
+
     def draw(self, content: Melody, axes: Any) -> None:
         """Piano roll on a matplotlib axes: quarter notes along x, pitch along y."""
+        from matplotlib.collections import PolyCollection
+
         onset, duration, pitch = content.notes.T
-        axes.barh(pitch, duration / TICKS, left=onset / TICKS, height=0.8, color="tab:blue")
+        left, right = onset / TICKS, (onset + duration) / TICKS
+        corners = [left, pitch - 0.4, left, pitch + 0.4, right, pitch + 0.4, right, pitch - 0.4]
+        # One collection, not `barh` with its patch per note: half the time of a picture.
+        boxes = np.stack(corners, 1).reshape(-1, 4, 2)
+        axes.add_collection(PolyCollection(boxes, facecolor="tab:blue", linewidth=0))
+        axes.autoscale_view()
         shown = np.arange(pitch.min(), pitch.max() + 1)
         axes.set_yticks(shown[:: 1 + len(shown) // 16])
         axes.set_yticklabels([note_name(int(p), content.key[0] < 0) for p in axes.get_yticks()])
+
+
+def _moves(notes: np.ndarray) -> np.ndarray:
+    """(M,) int64 step to each note but the first two, and its change of pace; of a chord the highest
+    note. Repeated notes count as one, since what one version ties another strikes again.
+    """
+    keep = np.ones(len(notes), dtype=bool)
+    np.not_equal(notes[1:, 0], notes[:-1, 0], out=keep[:-1])
+    line = notes[keep]
+    keep = np.ones(len(line), dtype=bool)
+    np.not_equal(line[1:, 2], line[:-1, 2], out=keep[1:])
+    moves = np.diff(line[keep], axis=0)
+    before, after = moves[:-1, 0], moves[1:, 0]
+    change = np.subtract(5 * after >= 6 * before, 6 * after <= 5 * before, dtype=np.int64)
+    return 3 * moves[1:, 2] + change  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)  # `read` asks for its error, then `encode` for its ids
+def _grid(content: Melody, steps: int) -> _remi.Grid:
+    return _remi.quantise(content.notes, content.meters, steps)
+
+
+def _timing_error(content: Melody, track: Track, grid: _remi.Grid) -> float:
+    """Mean |onset on the grid - onset in the file| of the melody in a track, in 1/480 quarter notes."""
+    written, division = content.notes[:, 0], TICKS
+    if track.written is not None:
+        at = places(track.notes).searchsorted(places(content.notes), side="right") - 1
+        written, division = track.written[at], track.division
+    moved = grid.all_onsets * division - written * grid.sections.scale
+    if not np.count_nonzero(moved):
+        return 0.0
+    return round(480 * int(np.abs(moved).sum()) / (grid.sections.scale * division * len(moved)), 2)
 
 
 def _existing(text: str) -> Path | None:

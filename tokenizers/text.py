@@ -15,6 +15,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +29,7 @@ from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.files import is_file, read_text, write_text
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _utf8
+from multimodal_gpt.tokenizers import _shingles, _utf8
 
 if TYPE_CHECKING:
     import tiktoken
@@ -41,6 +43,7 @@ CHUNK = 100_000
 """Characters given to tiktoken at once: its matcher panics on about a million blanks before a letter."""
 RANKS_FILE = "text.tiktoken"
 BYTES = 256
+_STRETCH = 5  # words in a shingle
 LINE = 100
 """Characters that `show` gives at most."""
 
@@ -122,6 +125,12 @@ class Text:
         """The text as a Python literal, cut after 100 characters; half characters are shown as U+FFFD."""
         text = self._bytes(ids).decode("utf-8", errors="replace")
         return repr(text if len(text) <= LINE else text[: LINE - 3] + "...")
+
+    def shingles(self, content: str) -> np.ndarray:
+        """(N,) uint64 hashes of stretches of five words, whatever their case and what stands between."""
+        words = re.findall(r"\w+", content.casefold())
+        numbers = (zlib.crc32(word.encode()) for word in words)
+        return _shingles.stretches(np.fromiter(numbers, dtype=np.int64), _STRETCH)
 
     def _bytes(self, ids: np.ndarray) -> bytes:
         return b"".join(self._tokens[i] for i in np.asarray(ids).tolist())

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import write_bytes, write_text
 from multimodal_gpt.stream.document import Document
+from multimodal_gpt.stream.picture import can_draw, draw
 from multimodal_gpt.stream.vocabulary import Vocabulary
-
-CHUNKS_PER_LINE = 8
-"""Chunks in one line of a picture."""
-LONGEST_LINE = 64.0
-"""Quarter notes in one line of a picture where nothing tells of chunks."""
-MOST_LINES = 64
-"""Lines of a picture; what is longer is not drawn to its end."""
-INCHES_WIDE, INCHES_PER_LINE = 11.0, 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,61 +152,13 @@ def _beside(stem: Path, suffix: str) -> Path:
 
 def drawable(piece: Piece) -> list[str]:
     """Modalities of a piece that can be drawn."""
-    tokenizers = piece.vocabulary.tokenizers
-    return [n for n in piece.document.modalities if hasattr(tokenizers[n], "draw")]
+    return can_draw(piece.vocabulary, piece.document.modalities)
 
 
 def picture(piece: Piece) -> bytes:
-    """A PNG of all that can be drawn, time along x, in lines of a few chunks; ticks count chunks."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    end, starts = _extent(piece)
-    lines = _lines(end, starts)
-    size = (INCHES_WIDE, INCHES_PER_LINE * len(lines) + 0.6)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
-        for axes, line in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
-            _draw_line(piece, axes, *line)
-            axes.set_xticks(starts, [str(number) for number in range(1, len(starts) + 1)], fontsize=7)
-            axes.set_xlim(*line)
-        figure.suptitle(_title(piece), fontsize=10, parse_math=False)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
-def _draw_line(piece: Piece, axes: Any, start: float, stop: float) -> None:
-    for name in drawable(piece):
-        piece.vocabulary.tokenizers[name].draw(piece.content(name), axes)  # type: ignore[attr-defined]
-    for words in axes.get_children():  # they may reach out of the axes, but not into another line
-        if hasattr(words, "get_unitless_position"):
-            words.set_visible(start <= words.get_position()[0] < stop)
-    axes.tick_params(labelsize=7)
-
-
-def _extent(piece: Piece) -> tuple[float, np.ndarray]:
-    """When the last token of a piece sounds, and (C,) when its chunks begin, quarter notes."""
-    end, starts = 1.0, np.zeros(1)
-    for name in drawable(piece):
-        segment = piece.vocabulary.encode(name, piece.content(name))
-        if segment.clock is not None:
-            end = max(end, float(segment.clock[-1]))
-            starts = max(starts, segment.times, key=len)
-    return end, starts
-
-
-def _lines(end: float, starts: np.ndarray) -> list[tuple[float, float]]:
-    """(start, stop) of the lines of a picture: each begins with a chunk as long as there are any."""
-    chunk = float(np.median(np.diff(starts))) if len(starts) > 1 else LONGEST_LINE / CHUNKS_PER_LINE
-    width = CHUNKS_PER_LINE * chunk
-    firsts = starts[::CHUNKS_PER_LINE].tolist()
-    while end >= firsts[-1] + width and len(firsts) < MOST_LINES:
-        firsts.append(firsts[-1] + width)
-    stops = [*firsts[1:], firsts[-1] + width]
-    return [(first, max(first + width, stop)) for first, stop in zip(firsts, stops, strict=True)][:MOST_LINES]
+    """A PNG of all that can be drawn, under what was given and made."""
+    contents = {name: piece.content(name) for name in drawable(piece)}
+    return draw(contents, piece.vocabulary, _title(piece))
 
 
 def _title(piece: Piece) -> str:
