@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from multimodal_gpt.errors import UserError
@@ -38,6 +41,26 @@ def is_file(name: str) -> bool:
 def write_text(path: Path, text: str) -> Path:
     """Write a UTF-8 file as a whole or not at all, the reverse of `read_text`; gives the path."""
     return write_bytes(path, (BOM + text if text.startswith(BOM) else text).encode("utf-8"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there. Raises UserError where that can't be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder can't be made: {error.strerror}", path, "name another") from error
+
+
+@contextmanager
+def room(where: Path, fix: str) -> Iterator[None]:
+    """Raises UserError where a disk or a quota is full."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError("there is no space left on the disk", where, fix) from error
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

@@ -1,29 +1,22 @@
-"""Files -> documents: what joins, what is skipped and why, captions, the split."""
+"""Files -> documents: what joins, what is skipped and why."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from toy_corpus import document, vocabulary
 
-from multimodal_gpt.data.captions import Captions, caption, check_templates, phrases
-from multimodal_gpt.data.copies import Brief
+from multimodal_gpt.data import corpus
 from multimodal_gpt.data.corpus import (
     LINES_PER_GROUP,
-    NOTHING,
-    PARTLY,
-    UNREADABLE,
-    Skip,
-    described,
+    PARTS_AGAIN,
     folder_source,
     list_files,
-    read_group,
-    split_lines,
+    split_again,
+    split_groups,
 )
-from multimodal_gpt.data.split import CROWD, bare_title, split_documents
+from multimodal_gpt.data.reading import NOTHING, PARTLY, UNREADABLE, Skip, described, read_group
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.document import Document
 from multimodal_gpt.stream.tokenizer import Item
@@ -45,9 +38,12 @@ def listing(*folders, held_out=()):
     return list_files(sources, SUFFIXES)
 
 
+def read_all(groups, tokenizers=TOKENIZERS):
+    return [r for g in groups for r in read_group(g, tokenizers).results]
+
+
 def read(folder, tokenizers=TOKENIZERS):
-    groups = split_lines(listing(folder).groups)
-    results = [r for g in groups for r in read_group(g, tokenizers)]
+    results = read_all(split_groups(listing(folder).groups, tokenizers), tokenizers)
     documents = {
         r.source: {s.modality: s.content for s in r.segments} for r in results if isinstance(r, Document)
     }
@@ -174,7 +170,7 @@ def read_book(folder, text, **more):
     source = folder_source(folder)
     tokenizers = {**TOKENIZERS, "one": Book("one"), "two": Book("two")}
     (group,) = list_files([source], [*SUFFIXES, ".book"]).groups
-    return read_group(group, tokenizers)
+    return read_group(group, tokenizers).results
 
 
 def test_pieces_of_a_book_are_joined_by_key(tmp_path):
@@ -202,6 +198,42 @@ def test_a_mistake_in_a_plugin_costs_what_it_reads(tmp_path):
     assert problem == Skip("d/b#1", PARTLY, "the tokenizer fails: ZeroDivisionError: oops")
 
 
+class LongBook(Book):
+    def read_part(self, path, part, parts):
+        pieces = list(self.read(path))
+        yield from pieces[len(pieces) * part // parts : len(pieces) * (part + 1) // parts]
+
+
+@pytest.mark.parametrize("text", ["\n".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), "A", "ABCDEFGHIJ", "?\n!"])
+def test_a_large_book_is_shared_out(tmp_path, monkeypatch, text):
+    tokenizers = {"one": LongBook("one"), "two": LongBook("two")}
+    whole = read_book(tmp_path / "d", text)
+    (group,) = list_files([folder_source(tmp_path / "d")], [".book"]).groups
+    monkeypatch.setattr(corpus, "BYTES_PER_PART", 4)
+    monkeypatch.setattr(corpus, "SMALLEST_PART", 0)
+    parts = list(split_groups([group], tokenizers))
+    assert len(parts) == -(-group.size // 4) and len({p.key("rules") for p in parts}) == len(parts)
+    plain = {"letters": TOKENIZERS["letters"], **tokenizers}
+    assert read_all(parts, plain) == whole
+    if len(parts) > 1:
+        smaller = [small for part in parts for small in split_again(part)]
+        assert len(smaller) == PARTS_AGAIN * len(parts) and read_all(smaller, plain) == whole
+    assert list(split_groups([group], {"one": Book("one"), "two": LongBook("two")})) == [group]
+
+
+def test_a_book_that_can_not_be_read_is_named_once(tmp_path, monkeypatch):
+    class Damaged(LongBook):
+        def read(self, path):
+            raise UserError("is damaged", path)
+            yield
+
+    folder = write(tmp_path / "d", b_book="A\nB\nC")
+    (group,) = list_files([folder_source(folder)], [".book"]).groups
+    monkeypatch.setattr(corpus, "BYTES_PER_PART", 1)
+    tokenizers = {"one": Damaged("one")}
+    assert read_all(split_groups([group], tokenizers), tokenizers) == [Skip("d/b", UNREADABLE, "is damaged")]
+
+
 def test_lines_of_json(tmp_path):
     lines = [
         {"letters": "abc", "beats": "x...", "title": "T", "list": [1, 2], "none": None},
@@ -211,8 +243,7 @@ def test_lines_of_json(tmp_path):
     bad = ["", "{nope", "[1]", '{"title": "x"}', '{"letters": 5}', '{"letters": "xyz"}']
     folder = write(tmp_path / "d", l_jsonl="\n".join([*map(json.dumps, lines), *bad]))
     write(tmp_path / "d", far__b_beats=".x..")
-    groups = [g for g in split_lines(listing(folder).groups) if g.lines]
-    results = [r for g in groups for r in read_group(g, TOKENIZERS)]
+    results = read_all(g for g in split_groups(listing(folder).groups, TOKENIZERS) if g.lines)
     first, second, third, *skips = results
     assert [s.content for s in first.segments] == ["abc", ((0,),)]
     assert (first.source, first.metadata) == ("d/l.jsonl#1", {"title": "T", "list": [1, 2]})
@@ -231,10 +262,22 @@ def test_lines_of_json(tmp_path):
 def test_a_long_file_of_lines_is_shared_out(tmp_path):
     count = 2 * LINES_PER_GROUP + 3
     folder = write(tmp_path / "d", l_jsonl="\n".join('{"letters": "abc"}' for _ in range(count)))
-    groups = list(split_lines(listing(folder).groups))
+    groups = list(split_groups(listing(folder).groups, TOKENIZERS))
     assert len(groups) == 3
-    sources = [r.source for g in groups for r in read_group(g, TOKENIZERS)]
-    assert sources == [f"d/l.jsonl#{i}" for i in range(1, count + 1)]
+    every = [f"d/l.jsonl#{i}" for i in range(1, count + 1)]
+    assert [r.source for r in read_all(groups)] == every
+    single = [small for g in groups for small in split_again(g)]
+    assert len(single) == count and [r.source for r in read_all(single)] == every
+    assert split_again(single[0]) == []
+
+
+def test_lines_that_are_added_leave_the_others_as_they_were(tmp_path):
+    lines = ['{"letters": "abc"}'] * (2 * LINES_PER_GROUP)
+    keys = []
+    for count in (len(lines), len(lines) - 1, len(lines)):
+        folder = write(tmp_path / "d", l_jsonl="".join(f"{line}\n" for line in lines[:count]))
+        keys.append([g.key("rules") for g in split_groups(listing(folder).groups, TOKENIZERS)])
+    assert keys[0] == keys[2] and keys[0][0] == keys[1][0] and keys[0][1] != keys[1][1]
 
 
 def test_what_is_computed_outranks_what_was_given():
@@ -242,107 +285,3 @@ def test_what_is_computed_outranks_what_was_given():
         Document(document(letters="abc").segments, {"letters": 99, "title": "T"}, "d"), TOKENIZERS
     )
     assert piece.metadata == {"letters": 3, "first": "a", "title": "T"}
-
-
-# Captions
-
-
-def test_a_phrase_needs_all_its_fields():
-    templates = ["a {kind}", "in {key}", "{kind} {missing}", "a {kind}", "{n:d} bars", "{kind:d}"]
-    facts = {"kind": "reel", "key": "", "n": 0}
-    assert list(phrases(templates, facts)) == ["a reel", "0 bars"]
-
-
-def test_captions_stand_behind_a_documents_own_words():
-    captions = Captions("letters", ("a{letters}", "{given}{given}", "bb", "cc"), 2, seed=1)
-    piece = described(document(letters="abc"), TOKENIZERS)
-    made, used = caption(piece, captions, TOKENIZERS["letters"])
-    contents = [s.content for s in made.segments]
-    assert contents[0] == "abc"
-    assert len(used) == len(contents) - 1 and set(contents[1:]) <= {"abcabc", "bb", "cc"}
-    again, _ = caption(piece, captions, TOKENIZERS["letters"])
-    assert again == made
-
-
-def test_captions_differ_between_documents_and_shifts():
-    captions = Captions("letters", tuple("a" * n for n in range(1, 30)), 3, seed=1)
-    drawn = {
-        tuple(
-            s.content
-            for s in caption(document(source=source), captions, TOKENIZERS["letters"], shift)[0].segments
-        )
-        for source in "xy"
-        for shift in (0, 1)
-    }
-    assert len(drawn) == 4 and all(len(set(d)) == 3 for d in drawn)
-
-
-@pytest.mark.parametrize("template", ["{", "{}", "{a.b}", "{a[0]}", "{0}"])
-def test_a_bad_template_is_named(template):
-    with pytest.raises(UserError) as error:
-        check_templates(["fine {name}", template])
-    assert "data.captions.templates" in str(error.value) and repr(template) in str(error.value)
-
-
-# Split
-
-
-def briefs(*sources, title="", held_out=False):
-    return [Brief(s, title, held_out, (), ()) for s in sources]
-
-
-@given(st.integers(2, 60), st.floats(0.01, 0.99))
-def test_no_side_of_the_split_is_empty(count, share):
-    split = split_documents(briefs(*(f"d/{i}" for i in range(count))), share, None, 1)
-    assert split.train and split.valid
-    assert sorted(split.train + split.valid) == list(range(count))
-
-
-@given(st.permutations(range(40)))
-def test_the_split_does_not_depend_on_order(order):
-    names = [f"d/{i}" for i in range(40)]
-    expected = {names[i] for i in split_documents(briefs(*names), 0.2, None, 1).valid}
-    mixed = [names[i] for i in order]
-    assert {mixed[i] for i in split_documents(briefs(*mixed), 0.2, None, 1).valid} == expected
-
-
-def test_versions_of_a_piece_stay_together():
-    names = [f"d/{i:03d}{suffix}" for i in range(50) for suffix in ("", ".tracks")]
-    found = briefs(*names) + [
-        b for i in range(50) for v in (1, 2) for b in briefs(f"e/{i}#{v}", title=f"The Tune {i} ({v})")
-    ]
-    split = split_documents(found, 0.3, None, 1)
-    sides = [{split.groups[i] for i in side} for side in (split.train, split.valid)]
-    assert len(set(split.groups)) == 100 and not sides[0] & sides[1]
-
-
-def test_a_title_shared_by_a_crowd_is_none():
-    found = briefs(*(f"d/{i}" for i in range(CROWD + 1)), title="Untitled")
-    assert len(set(split_documents(found, 0.5, None, 1).groups)) == CROWD + 1
-
-
-def test_held_out_folders_are_the_split_and_limits_hold():
-    found = briefs("a/1", "a/2", "a/3") + briefs("b/1", "b/2", held_out=True)
-    split = split_documents(found, 0.5, None, 1)
-    assert (split.train, split.valid) == ((0, 1, 2), (3, 4))
-    few = split_documents(found, 0.5, 1, 1)
-    assert len(few.train) == len(few.valid) == 1
-
-
-def test_a_share_of_nothing_holds_out_nothing():
-    assert split_documents(briefs("a", "b"), 0.0, None, 1).valid == ()
-    assert split_documents(briefs("a"), 0.5, None, 1).valid == ()
-
-
-@pytest.mark.parametrize(
-    ("title", "bare"),
-    [
-        ("Séamus' Jig, The (2)", "seamus jig"),
-        ("The Seamus Jig", "seamus jig"),
-        ("  A--Reel!", "reel"),
-        ("The", "the"),
-        ("(3)", ""),
-    ],
-)
-def test_bare_titles(title, bare):
-    assert bare_title(title) == bare

@@ -1,6 +1,7 @@
 """Batches for the trainer: the same on any number of workers, exact after a resume, across epochs."""
 
 import pickle
+import shutil
 import warnings
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from toy_corpus import toy_recipe, vocabulary, write_corpus
 
 from multimodal_gpt.data.datamodule import Batches, RowsData, data_summary
 from multimodal_gpt.data.prepare import prepare
+from multimodal_gpt.data.shards import open_shards, read_manifest, write_manifest
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.recipe.load import arrangements
 from multimodal_gpt.stream.vocabulary import EOD
@@ -146,7 +148,37 @@ def test_every_document_is_seen_in_every_epoch(corpus):
     assert epochs.locate(first + second) == (2, 0)
     for epoch, begin, count in ((0, 0, first), (1, first, second)):
         rows = [data.train_rows[i] for i in range(begin, begin + count)]
-        assert sum(int((r["ids"] == EOD).sum()) for r in rows) == len(data.train_rows.windows), epoch
+        plan = epochs.plan(epoch)
+        assert sum(int((r["ids"] == EOD).sum()) for r in rows) == len(plan.order), epoch
+        shown = {piece.document for r in range(count) for piece in plan.row(r)}
+        assert shown == set(range(len(data.train_rows.stock.shards))), epoch
+
+
+def weighted(corpus, tmp_path, **weights):
+    """The same shards, with weights in their manifest."""
+    folder = tmp_path / "shards"
+    shutil.copytree(corpus / "run" / "shards", folder)
+    write_manifest(folder, {**read_manifest(folder), "weights": weights})
+    recipe = toy_recipe(corpus / "d", corpus / "run", train={"steps": 8, "evaluate_rows": 3})
+    return RowsData(folder, VOCABULARY, arrangements(recipe, VOCABULARY), recipe, Cut())
+
+
+def test_weights_count_in_training_only(corpus, tmp_path):
+    label = open_shards(corpus / "run" / "shards", "valid").document(0).source.split("/")[0]
+    data, plain = weighted(corpus, tmp_path, **{label: 2.5}), rows_data(corpus)
+    seen = [len(data.train_rows.epochs.plan(epoch).layouts) for epoch in range(2)]
+    documents = len(plain.train_rows.stock.shards)
+    assert sum(seen) == 5 * documents and data_summary(data).seen == seen[0]
+    assert str(data_summary(data)).startswith(f"{documents} documents seen {seen[0]} times, ")
+    same(list(data.val_dataloader()), list(plain.val_dataloader()))
+
+
+def test_validation_documents_that_fit_are_whole(corpus):
+    data = rows_data(corpus, Cut(context=64))
+    plan = data.valid_rows.epochs.plan(0)
+    assert plan.layouts.document.tolist() == list(range(len(data.valid_rows.stock.shards)))
+    assert not (plan.cut & (plan.layouts.lengths <= 64)).any()
+    assert not data.valid_rows.epochs.fill and data.train_rows.epochs.fill
 
 
 def test_epochs_that_are_known_are_not_planned_again(corpus):
@@ -193,7 +225,7 @@ def test_the_summary_says_what_an_epoch_is(corpus):
     data = rows_data(corpus)
     summary = data_summary(data)
     plan = data.train_rows.epochs.plan(0)
-    assert (summary.documents, summary.rows) == (len(data.train_rows.shards), len(plan))
+    assert (summary.documents, summary.rows) == (len(data.train_rows.stock.shards), len(plan))
     assert summary.tokens == sum(int((data.train_rows[i]["document"] >= 0).sum()) for i in range(len(plan)))
     assert summary.utilisation == pytest.approx(summary.tokens / (CONTEXT * summary.rows))
     assert "rows an epoch" in str(summary) and "documents cut into windows" in str(summary)

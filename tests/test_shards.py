@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
+from multimodal_gpt.data import batches
 from multimodal_gpt.data import shards as module
+from multimodal_gpt.data.batches import StoredDocument
 from multimodal_gpt.data.shards import (
-    StoredDocument,
     open_shards,
     read_manifest,
     write_manifest,
@@ -92,7 +93,7 @@ def numbered(count, tokens=10):
 
 
 def test_files_and_batches_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(batches, "ROWS_PER_BATCH", 3)
     monkeypatch.setattr(module, "BYTES_PER_FILE", 1000)
     shards = open_shards(write(tmp_path / "s", numbered(20)), "train")
     rows = [entry["rows"] for entry in shards.files]

@@ -1,25 +1,22 @@
-"""One document -> its encoded copies: shifted, described, composed, captioned; what workers do."""
+"""One document -> its encoded copies: shifted, described, composed, captioned; what reading workers do."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from multimodal_gpt.data.captions import Captions, caption
-from multimodal_gpt.data.corpus import PARTLY, UNREADABLE, Group, Skip, described, read_group
+from multimodal_gpt.data.corpus import Group
+from multimodal_gpt.data.duplicates import sketch_document
+from multimodal_gpt.data.reading import PARTLY, UNREADABLE, Skip, described, read_group
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.document import Document, Segment
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.tokenizer import Tokenizer
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
-
-FAILED = "failed"
-"""Kind of `Skip` for a mistake inside a plugin."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,7 @@ class Rules:
         learning: those that learn from the corpus: their contents are encoded after that, not here.
         captions: None where the recipe has no templates.
         shifts: copies of each document, 0 first.
+        fingerprint: changes when any of this does.
     """
 
     readers: tuple[Modality, ...]
@@ -39,6 +37,7 @@ class Rules:
     learning: frozenset[str]
     captions: Captions | None
     shifts: tuple[int, ...]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,26 +59,32 @@ class Copy:
     pending: tuple[Segment, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Brief:
-    """The little that is kept in memory of each document until the shards are written.
+    """What is known of a document beside its copies.
 
-    `tracks`: metadata that ends in "_track"; `templates`: caption templates used by any copy.
+    `tracks`: metadata that ends in "_track"; `errors`: numbers that end in "_error"; `templates`: caption
+    templates used by any copy; `sketch`: see `duplicates`.
     """
 
     source: str
     title: str
     held_out: bool
-    tracks: tuple[tuple[str, str], ...]
+    tracks: Mapping[str, str]
+    errors: Mapping[str, float]
     templates: tuple[str, ...]
+    sketch: bytes = b""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker makes of a group: skips, and (brief, pickled list of copies) of each document."""
+    """What a worker makes of a group: skips, (brief, copies) of each document, and the files that its lines
+    name: path, bytes, time of change in ns.
+    """
 
     skips: tuple[Skip, ...]
-    documents: tuple[tuple[Brief, bytes], ...]
+    documents: tuple[tuple[Brief, tuple[Copy, ...]], ...]
+    references: tuple[tuple[str, int, int], ...] = ()
 
 
 def make_tools(rules: Rules) -> Tools:
@@ -89,24 +94,12 @@ def make_tools(rules: Rules) -> Tools:
     return Tools(rules, tokenizers, Vocabulary(ready, rules.folder))
 
 
-def make_work(rules: Rules) -> Callable[[Group], bytes]:
-    """What a worker does with a group: gives a pickled Answer. Called once in every worker."""
-    return partial(_work, make_tools(rules))
-
-
-def _work(tools: Tools, group: Group) -> bytes:
-    try:
-        return pickle.dumps(answer(group, tools))
-    except Exception as error:  # a plugin's mistake must cost one file, not the whole run
-        skip = Skip(group.name, FAILED, f"{type(error).__name__}: {error}")
-        return pickle.dumps(Answer((skip,), ()))
-
-
 def answer(group: Group, tools: Tools) -> Answer:
     """Read a group and encode its documents."""
     skips: list[Skip] = []
-    documents: list[tuple[Brief, bytes]] = []
-    for found in read_group(group, tools.tokenizers):
+    documents: list[tuple[Brief, tuple[Copy, ...]]] = []
+    reading = read_group(group, tools.tokenizers)
+    for found in reading.results:
         if isinstance(found, Skip):
             skips.append(found)
             continue
@@ -115,14 +108,19 @@ def answer(group: Group, tools: Tools) -> Answer:
         kind = PARTLY if copies else UNREADABLE
         skips += [Skip(found.source, kind, p) for p in (problems if copies else problems[:1])]
         if copies:
-            documents.append((_brief(copies[0], found.source, templates, group), pickle.dumps(copies)))
-    return Answer(tuple(skips), tuple(documents))
+            brief = _brief(found, copies[0], templates, group, tools)
+            documents.append((brief, tuple(copies)))
+    return Answer(tuple(skips), tuple(documents), reading.references)
 
 
-def _brief(copy: Copy, source: str, templates: Iterable[str], group: Group) -> Brief:
-    tracks = tuple((k, str(v)) for k, v in sorted(copy.metadata.items()) if k.endswith("_track"))
+def _brief(document: Document, copy: Copy, templates: tuple[str, ...], group: Group, tools: Tools) -> Brief:
+    told = sorted(copy.metadata.items())
+    tracks = {k: str(v) for k, v in told if k.endswith("_track")}
+    errors = {k: float(v) for k, v in told if k.endswith("_error") and isinstance(v, int | float)}
     title = copy.metadata.get("title")
-    return Brief(source, title if isinstance(title, str) else "", group.held_out, tracks, tuple(templates))
+    title = title if isinstance(title, str) else ""
+    sketch = sketch_document(document.segments, tools.tokenizers)
+    return Brief(document.source, title, group.held_out, tracks, errors, templates, sketch)
 
 
 def copies_of(
@@ -170,18 +168,30 @@ def _encode(segments: Iterable[Segment], tools: Tools) -> tuple[list[_Part], lis
 
 def _shifted(parts: Sequence[_Part], steps: int, tools: Tools) -> list[_Part]:
     """The parts moved by `steps`; none where one that has a time can't be."""
-    moved: list[Segment] = []
+    moved: list[_Part] = []
     for part in parts:
-        shift = getattr(tools.tokenizers[part.segment.modality], "shift", None)
+        found = _moved(part, steps, tools)
+        if found is None:
+            return []
+        moved.append(found)
+    return moved
+
+
+def _moved(part: _Part, steps: int, tools: Tools) -> _Part | None:
+    tokenizer = tools.tokenizers[part.segment.modality]
+    shift, shift_ids = getattr(tokenizer, "shift", None), getattr(tokenizer, "shift_ids", None)
+    if shift is None:
         has_time = part.encoded is not None and part.encoded.clock is not None
-        if shift is None and has_time:
-            return []
-        content = part.segment.content if shift is None else shift(part.segment.content, steps)
-        if content is None:
-            return []
-        moved.append(replace(part.segment, content=content))
-    encoded, problems = _encode(moved, tools)
-    return [] if problems else encoded
+        return None if has_time else part
+    content = shift(part.segment.content, steps)
+    if content is None:
+        return None
+    segment = replace(part.segment, content=content)
+    if part.encoded is not None and shift_ids is not None:
+        ids = shift_ids(part.encoded.ids, steps)
+        return None if ids is None else _Part(segment, replace(part.encoded, ids=ids))
+    encoded, _ = _encode([segment], tools)
+    return encoded[0] if encoded else None
 
 
 def _completed(document: Document, steps: int, tools: Tools) -> tuple[Document, tuple[str, ...]]:

@@ -1,25 +1,28 @@
-"""Folders, books and .jsonl files -> documents, lazily and in sorted order, with a word on every file."""
+"""Which files there are: sources -> groups of files, in sorted order, large ones in parts."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.stream.document import Document, Segment
-from multimodal_gpt.stream.tokenizer import Item, Tokenizer
+from multimodal_gpt.stream.tokenizer import Tokenizer
 
 LINES = ".jsonl"
 LINES_PER_GROUP = 256
 """Lines of a .jsonl file that are read as one task."""
-NOTHING, UNREADABLE, PARTLY = "nothing usable", "unreadable", "kept in part"
-"""Kinds of `Skip` that reading can give."""
+BYTES_PER_PART = 65536
+"""Bytes of a book that are read as one task."""
+PARTS_AGAIN = 16
+"""Parts into which one is cut that cost a worker its life."""
+SMALLEST_PART = 256
+"""Bytes: nothing smaller is cut again."""
 
 
 @dataclass(frozen=True)
@@ -29,68 +32,72 @@ class Source:
     Args:
         label: first part of the names of its documents, made unique among the roots of a recipe.
         root: folder that the names of its files are relative to.
-        files: (name, path), sorted.
+        files: their names below the root, sorted.
         held_out: all its documents are for validation.
     """
 
     label: str
     root: Path
-    files: tuple[tuple[str, Path], ...]
+    files: tuple[str, ...]
     held_out: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """Files that share folder and stem, read as one task: one document, or the many of a book.
 
     Args:
         name: path below the source, with the source's label and without suffix.
         paths: sorted.
-        size: bytes of all its files.
-        lines: for a part of a .jsonl file: number of the first line (from 1), its first byte, and one
-            past
+        size: bytes of all its files; of its lines, where it is a part of a .jsonl file.
+        state: what changes when a file of it does: times of change in ns; of lines their SHA-256.
+        lines: for a part of a .jsonl file: number of the first line (from 1), its first byte, and one past
             the last byte.
+        part: which of how many parts of a book.
     """
 
     name: str
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     size: int
     held_out: bool = False
+    state: tuple[int | str, ...] = ()
     lines: tuple[int, int, int] | None = None
+    part: tuple[int, int] = (0, 1)
 
     @property
     def title(self) -> str:
         """What a report calls it."""
-        return f"{self.name}#{self.lines[0]}" if self.lines else self.name
+        if self.lines:
+            return f"{self.name}#{self.lines[0]}"
+        part, parts = self.part
+        return self.name if parts == 1 else f"{self.name} (part {part + 1} of {parts})"
+
+    def key(self, rules: str) -> bytes:
+        """(16,) bytes that change when one of its files or the rules do."""
+        names = [p.rpartition("/")[2] for p in self.paths]
+        content = [rules, self.name, names, self.size, self.held_out, self.state, self.lines, self.part]
+        return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Groups by name, ignored files by suffix, and (name, bytes, time of change in ns) of the used files."""
+    """Groups by name, ignored files by suffix, a hash of the used files, and the labels of the sources."""
 
     groups: tuple[Group, ...]
     ignored: Mapping[str, int]
-    files: tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A file or piece that is not used (or, `PARTLY`, not all of it), its kind and the reason in words."""
-
-    source: str
-    kind: str
-    reason: str
+    fingerprint: str
+    labels: tuple[str, ...]
 
 
 def folder_source(path: Path, *, held_out: bool = False, where: str = "data.folders") -> Source:
     """All files below a folder but hidden ones; symlinked folders are followed once. Raises UserError."""
     if path.is_file():
         root = path.absolute().parent
-        return Source(root.name, root, ((path.name, path),), held_out)
+        return Source(root.name, root, (path.name,), held_out)
     if not path.is_dir():
         raise UserError(f"there is no folder or file '{path}'", where, "check the name")
     top = str(path.absolute())
-    found = tuple((file[len(top) :].lstrip("/"), Path(file)) for file in _walk(top, set()))
+    found = tuple(file[len(top) :].lstrip("/") for file in _walk(top, set()))
     if not found:
         raise UserError(f"the folder '{path}' is empty", where, "put files in it, or name another folder")
     return Source(path.resolve().name, path.absolute(), found, held_out)
@@ -105,10 +112,18 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     with os.scandir(folder) as found:
         entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
-        if entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK):
+        if _is_folder(entry):
             yield from _walk(entry.path, seen)
         else:
             yield entry.path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder that may be read; a link that leads to itself is none."""
+    try:
+        return entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def list_files(sources: Sequence[Source], suffixes: Iterable[str]) -> Listing:
@@ -120,35 +135,53 @@ def list_files(sources: Sequence[Source], suffixes: Iterable[str]) -> Listing:
     known = sorted({LINES, *suffixes}, key=lambda s: (-len(s), s))
     ignored: Counter[str] = Counter()
     groups: dict[str, Group] = {}
-    files: dict[tuple[int, int], tuple[str, int, int]] = {}  # by device and inode
-    for source in sorted(_labelled(sources), key=lambda s: not s.held_out):
-        for name, path in source.files:
+    seen: set[tuple[int, int]] = set()  # device and inode
+    labelled = sorted(_labelled(sources), key=lambda s: not s.held_out)
+    for source in labelled:
+        for name in source.files:
+            path = f"{source.root}/{name}"
             suffix = next((s for s in known if name.lower().endswith(s)), None)
             state = _state(path) if suffix else None
             if suffix is None or state is None:
-                ignored[path.suffix.lower() or path.name] += 1
+                ignored[Path(name).suffix.lower() or Path(name).name] += 1
                 continue
-            if (state.st_dev, state.st_ino) in files:
+            if (state.st_dev, state.st_ino) in seen:
                 continue
-            full = _printable("/".join(part for part in (source.label, name) if part))
-            files[state.st_dev, state.st_ino] = (full, state.st_size, state.st_mtime_ns)
+            seen.add((state.st_dev, state.st_ino))
+            full = printable("/".join(part for part in (source.label, name) if part))
+            # A file that may not be read changes when it may.
+            changed = state.st_mtime_ns if os.access(path, os.R_OK) else -1
             # A .jsonl file holds whole documents: it never joins the other files of its stem.
             stem = full if suffix == LINES else full[: -len(suffix)]
             old = groups.get(stem, Group(stem, (), 0, source.held_out))
-            groups[stem] = replace(old, paths=(*old.paths, path), size=old.size + state.st_size)
+            groups[stem] = replace(
+                old,
+                paths=(*old.paths, path),
+                size=old.size + state.st_size,
+                state=(*old.state, state.st_size, changed),
+            )
     if not groups:
         found = ", ".join(f"{n} {s}" for s, n in sorted(ignored.items())) or "nothing"
-        places = ", ".join(repr(s.label or s.files[0][0]) for s in sources)
+        places = ", ".join(repr(s.label or s.files[0]) for s in sources)
         fix = "files that are read: " + " ".join(sorted(known))
         raise UserError(f"no file in {places} can be used; found {found}", "data", fix)
     ordered = tuple(groups[stem] for stem in sorted(groups))
-    return Listing(ordered, dict(sorted(ignored.items())), tuple(sorted(files.values())))
+    labels = tuple(dict.fromkeys(s.label for s in labelled))
+    return Listing(ordered, dict(sorted(ignored.items())), _fingerprint(ordered), labels)
 
 
-def _state(path: Path) -> os.stat_result | None:
+def _fingerprint(groups: Iterable[Group]) -> str:
+    """Changes when a name, the size or the time of change of a file does, but not with where they lie."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(group.key(""))
+    return digest.hexdigest()
+
+
+def _state(path: str) -> os.stat_result | None:
     """What the system knows of a file; None for a broken link, a pipe, a folder that may not be read."""
     try:
-        state = path.stat()
+        state = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return state if stat.S_ISREG(state.st_mode) else None
@@ -167,211 +200,58 @@ def _labelled(sources: Sequence[Source]) -> Iterator[Source]:
         yield replace(source, label=labels[root])
 
 
-def split_lines(groups: Iterable[Group], lines: int = LINES_PER_GROUP) -> Iterator[Group]:
-    """The same groups, .jsonl files cut into parts of so many `lines`, which workers can share out."""
+def split_groups(groups: Iterable[Group], tokenizers: Mapping[str, Tokenizer]) -> Iterator[Group]:
+    """The same groups, large books and .jsonl files cut into parts that workers can share out."""
     for group in groups:
-        path = group.paths[0]
-        if not path.name.lower().endswith(LINES):
-            yield group
-            continue
-        first, begin, stop = group.lines or (1, 0, group.size)
-        place = begin
-        with path.open("rb") as file:
-            file.seek(begin)
-            for number, line in enumerate(file, start=first):
-                place += len(line)
-                if number - first + 1 == lines or place >= stop:
-                    yield replace(group, size=place - begin, lines=(first, begin, place))
-                    first, begin = number + 1, place
-                if place >= stop:
-                    break
-
-
-def read_group(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Document | Skip]:
-    """The documents of a group in the order of the files, and a Skip for everything that can't be used."""
-    return _read_lines(group, tokenizers) if group.lines else _read_files(group, tokenizers)
-
-
-@dataclass
-class _Piece:
-    """A document while its views are being collected."""
-
-    segments: dict[str, list[Any]] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, modality: str, item: Item, path: Path) -> None:
-        if isinstance(item.content, UserError):
-            self.fail(item.content, path)
-        elif modality in self.segments:
-            self.problems.append(f"{path.name} is not used for {modality}: another file of the same name is")
+        if group.paths[0].lower().endswith(LINES):
+            yield from _split_lines(group, LINES_PER_GROUP)
+        elif group.size > BYTES_PER_PART and _in_parts(group, tokenizers):
+            parts = -(-group.size // BYTES_PER_PART)
+            yield from (replace(group, size=BYTES_PER_PART, part=(i, parts)) for i in range(parts))
         else:
-            self.segments[modality] = [item.content]
-        self.tell(item.metadata)
-
-    def tell(self, metadata: Mapping[str, Any]) -> None:
-        self.metadata = {**metadata, **self.metadata}
-
-    def fail(self, error: UserError, path: Path | None) -> None:
-        reason = _reason(error, path)
-        if reason not in self.problems:
-            self.problems.append(reason)
-
-    def join(self, other: _Piece) -> None:
-        self.segments = {**other.segments, **self.segments}
-        self.tell(other.metadata)
-        self.problems += [p for p in other.problems if p not in self.problems]
-
-    def results(self, source: str, names: Iterable[str], nothing: str) -> list[Document | Skip]:
-        if not self.segments:
-            kind, reason = (UNREADABLE, self.problems[0]) if self.problems else (NOTHING, nothing)
-            return [Skip(source, kind, reason)]
-        segments = tuple(Segment(n, content) for n in names for content in self.segments.get(n, ()))
-        partly = [Skip(source, PARTLY, problem) for problem in self.problems]
-        return [Document(segments, plain(self.metadata), source), *partly]
+            yield group
 
 
-def _reason(error: UserError, path: Path | None) -> str:
-    where = error.where.replace(str(path), "").strip(": ") if path else error.where
-    return str(UserError(error.what, where))
+def split_again(group: Group) -> list[Group]:
+    """Smaller parts of a part that cost a worker its life; none where it can't be cut further."""
+    if group.lines:
+        single = list(_split_lines(group, 1))
+        return single if len(single) > 1 else []
+    part, parts = group.part
+    if parts == 1 or group.size // PARTS_AGAIN < SMALLEST_PART:
+        return []
+    first, size = part * PARTS_AGAIN, group.size // PARTS_AGAIN
+    cut = range(first, first + PARTS_AGAIN)
+    return [replace(group, size=size, part=(i, parts * PARTS_AGAIN)) for i in cut]
 
 
-def _read_files(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Document | Skip]:
-    pieces: dict[str, _Piece] = {}
-    whole = _Piece()
-    readers: list[str] = []
-    for path in group.paths:
-        for name, tokenizer in tokenizers.items():
-            if not path.name.lower().endswith(tuple(tokenizer.suffixes)):
-                continue
-            readers.append(name)
-            for item in _items(tokenizer, path):
-                if isinstance(item, UserError):
-                    whole.fail(item, path)
-                else:
-                    pieces.setdefault(item.key, _Piece()).add(name, item, path)
-    nothing = f"nothing of {_listed(readers)} in it"
-    keyed = [key for key in pieces if key]
-    if len(keyed) == 1 and "" in pieces:  # a lone piece of a book: what its other files say is about it
-        pieces[keyed[0]].join(pieces.pop(""))
-    if len(pieces) <= 1:
-        only = next(iter(pieces), "")
-        whole.join(pieces.get(only, _Piece()))
-        return whole.results(_source(group, only), tokenizers, nothing)
-    results = [Skip(group.name, PARTLY, problem) for problem in whole.problems]
-    documents = (pieces[k].results(_source(group, k), tokenizers, nothing) for k in pieces)
-    return [*(r for found in documents for r in found), *results]
+def _in_parts(group: Group, tokenizers: Mapping[str, Tokenizer]) -> bool:
+    """Whether the group is one file that all its readers can read in parts."""
+    name = group.paths[0].lower()
+    readers = [t for t in tokenizers.values() if name.endswith(tuple(t.suffixes))]
+    books = (getattr(t, "book_suffixes", t.suffixes) if hasattr(t, "read_part") else () for t in readers)
+    return len(group.paths) == 1 and all(name.endswith(tuple(suffixes)) for suffixes in books)
 
 
-def _source(group: Group, key: str) -> str:
-    return _printable(f"{group.name}#{key}") if key else group.name
+def _split_lines(group: Group, lines: int) -> Iterator[Group]:
+    first, begin, stop = group.lines or (1, 0, group.size)
+    if not stop or not os.access(group.paths[0], os.R_OK):
+        yield replace(group, lines=(first, begin, stop))  # whoever reads it finds out
+        return
+    place, digest = begin, hashlib.sha256()
+    with Path(group.paths[0]).open("rb") as file:
+        file.seek(begin)
+        for number, line in enumerate(file, start=first):
+            place += len(line)
+            digest.update(line)
+            if number - first + 1 == lines or place >= stop:
+                span, state = (first, begin, place), (digest.hexdigest(),)
+                yield replace(group, size=place - begin, state=state, lines=span)
+                first, begin, digest = number + 1, place, hashlib.sha256()
+            if place >= stop:
+                break
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     r"""A file name as UTF-8 can store it: bytes that are not UTF-8 become \xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _listed(names: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return " or ".join(filter(None, [", ".join(unique[:-1]), unique[-1]])) if unique else "any modality"
-
-
-def _items(tokenizer: Tokenizer, path: Path) -> Iterator[Item | UserError]:
-    try:
-        yield from tokenizer.read(path)
-    except UserError as error:
-        yield error
-    except Exception as error:  # a plugin's mistake must cost one file, not the whole run
-        yield UserError(f"the tokenizer fails: {type(error).__name__}: {error}")
-
-
-def _read_lines(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Document | Skip]:
-    first, begin, stop = group.lines or (1, 0, 0)
-    (path,) = group.paths
-    with path.open("rb") as file:
-        file.seek(begin)
-        lines = file.read(stop - begin).split(b"\n")
-    results: list[Document | Skip] = []
-    for number, line in enumerate(lines, start=first):
-        if line.strip():
-            results += _read_line(line, f"{group.name}#{number}", path.parent, tokenizers)
-    return results
-
-
-def _read_line(
-    line: bytes, source: str, folder: Path, tokenizers: Mapping[str, Tokenizer]
-) -> list[Document | Skip]:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:
-        return [Skip(source, UNREADABLE, f"is not JSON: {error}")]
-    if not isinstance(record, dict):
-        return [Skip(source, UNREADABLE, "is not a JSON object")]
-    piece = _Piece(metadata={k: v for k, v in record.items() if k not in tokenizers and v is not None})
-    for name, tokenizer in tokenizers.items():
-        given = record.get(name)
-        for value in given if isinstance(given, list) else [] if given is None else [given]:
-            _parse(piece, name, tokenizer, value, folder)
-    nothing = f"no key of this line is a modality ({_listed(list(tokenizers))})"
-    return piece.results(source, tokenizers, nothing)
-
-
-def _parse(piece: _Piece, name: str, tokenizer: Tokenizer, value: Any, folder: Path) -> None:
-    """Add one value of a line: what a file of the plugin's holds, or what the plugin makes of the words."""
-    if not isinstance(value, str):
-        piece.fail(UserError(f"{name} is {value!r}, not a string"), None)
-        return
-    try:
-        path = folder / value
-        if value.lower().endswith(tuple(tokenizer.suffixes)) and _is_file(path):
-            item = next(iter(tokenizer.read(path)), None)
-            if item is None:
-                raise UserError(f"nothing of {name} in {value}")
-            if isinstance(item.content, UserError):
-                raise item.content
-            piece.tell(item.metadata)
-            content = item.content
-        else:
-            content = tokenizer.parse(value)
-    except UserError as error:
-        piece.fail(error, None)
-        return
-    except Exception as error:
-        piece.fail(UserError(f"the tokenizer fails: {type(error).__name__}: {error}", name), None)
-        return
-    piece.segments.setdefault(name, []).append(content)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # far too long for a name, or a zero byte in it
-        return False
-
-
-def described(document: Document, tokenizers: Mapping[str, Tokenizer]) -> Document:
-    """The document with everything that can be computed about it in its metadata.
-
-    What is computed outranks what was given, since it also holds for a shifted copy; among modalities
-    the first wins.
-    """
-    computed: dict[str, Any] = {}
-    for name in document.modalities:
-        computed = {**tokenizers[name].describe(document.content(name)), **computed}
-    return replace(document, metadata=plain({**document.metadata, **computed}))
-
-
-def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata that JSON can hold: numpy scalars as numbers, other objects as their str."""
-    return {str(key): _plain_value(value) for key, value in metadata.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return plain(value)
-    if isinstance(value, list | tuple):
-        return [_plain_value(v) for v in value]
-    return value.item() if hasattr(value, "item") else str(value)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from multimodal_gpt.data.packing import Plan, build_row, epoch_plan, targets_of
-from multimodal_gpt.data.shards import Shards, open_shards
-from multimodal_gpt.data.windows import Windows, find_windows
+from multimodal_gpt.data.layouts import Stock, open_stock
+from multimodal_gpt.data.packing import Plan, epoch_plan
+from multimodal_gpt.data.rows import build_row, targets_of
+from multimodal_gpt.data.shards import open_shards
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.arrangement import Arrangement, Ranged
 from multimodal_gpt.stream.vocabulary import Range
@@ -56,11 +57,13 @@ class _Ranges:
 class Epochs:
     """Global row -> (epoch, row within it), however many rows each epoch has.
 
+    fill: cut documents until rows are full, see `epoch_plan`.
     counts: rows of the epochs that are known, which are planned again only where their rows are needed.
     """
 
-    windows: Windows
+    stock: Stock
     seed: int
+    fill: bool = True
     counts: list[int] = field(default_factory=list)
     plans: dict[int, Plan] = field(default_factory=dict)
 
@@ -78,20 +81,21 @@ class Epochs:
         """The plan of an epoch; the last two are kept, since batches reach across the border."""
         if epoch not in self.plans:
             self.plans = {e: p for e, p in self.plans.items() if e == epoch - 1}
-            self.plans[epoch] = epoch_plan(self.windows, self.seed, epoch)
+            self.plans[epoch] = epoch_plan(self.stock, self.seed, epoch, fill=self.fill)
         return self.plans[epoch]
 
 
 class Rows(Dataset[dict[str, Tensor]]):
     """Row `index` of endless epochs as tensors (T,): ids, targets, document, position, clock."""
 
-    def __init__(self, shards: Shards, vocabulary: Ranged, windows: Windows, epochs: Epochs) -> None:
-        self.shards, self.windows, self.epochs = shards, windows, epochs
+    def __init__(self, vocabulary: Ranged, epochs: Epochs) -> None:
+        self.stock, self.epochs = epochs.stock, epochs
         self.vocabulary = _Ranges(dict(vocabulary.ranges))  # worker processes need nothing else of it
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, place = self.epochs.locate(index)
-        row = build_row(self.shards, self.vocabulary, self.windows, self.epochs.plan(epoch).row(place))
+        pieces = self.epochs.plan(epoch).row(place)
+        row = build_row(self.stock.shards, self.vocabulary, pieces, self.stock.context)
         return {
             "ids": torch.from_numpy(row.ids.astype(np.int64)),
             "targets": torch.from_numpy(targets_of(row)),
@@ -159,7 +163,7 @@ class RowsData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
         """`evaluate_rows` rows of the valid split, always the same; [] where it is empty."""
-        if not len(self.valid_rows.windows):
+        if not len(self.valid_rows.stock.shards):
             return []
         rows = min(self.evaluate_rows, len(self.valid_rows.epochs.plan(0)))
         size = self.cut.rows_per_batch
@@ -197,31 +201,48 @@ def _rows(
     context: int,
     seed: int,
 ) -> Rows:
-    shards = open_shards(folder, split)
-    windows = find_windows(shards, arrangements, context)
-    return Rows(shards, vocabulary, windows, Epochs(windows, seed))
+    """Rows of a split. Those of the valid split hold every document once and, where it fits, whole: they
+    measure what a model of whole documents knows, and there are too few for padding to cost anything.
+    """
+    shards, training = open_shards(folder, split), split == "train"
+    stock = open_stock(shards, arrangements, context, shards.weights if training else None)
+    return Rows(vocabulary, Epochs(stock, seed, fill=training))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an epoch is, for a header. utilisation: share of all positions that hold a token.
+    """What an epoch is, for a header.
 
-    cut: documents in more than one window. shortened: documents that lose tokens of a segment without
-    time.
-    unused: documents that no arrangement names.
+    Args:
+        documents: of the split.
+        seen: times that they are seen in this epoch.
+        utilisation: share of all positions that hold a token.
+        repeated: share of all positions that hold headers and specials that a cut repeats.
+        cut: documents seen in windows.
+        filling: of these, documents that would fit and are cut to fill rows.
+        shortened: documents that lose tokens of a segment without time.
+        unused: documents that no arrangement names.
     """
 
     documents: int
+    seen: int
     rows: int
     tokens: int
     utilisation: float
+    repeated: float
     cut: int
+    filling: int
     shortened: int
     unused: int
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows an epoch, {100 * self.utilisation:.1f} % full"]
-        parts += [f"{self.cut:,} documents cut into windows"] if self.cut else []
+        full = f"{100 * self.utilisation:.1f} % full"
+        full += f" ({100 * self.repeated:.1f} % repeated headers)" if self.repeated >= 5e-4 else ""
+        filling = f" ({self.filling:,} of them to fill rows)" if self.filling else ""
+        often = f"{self.documents:,} documents seen {self.seen:,} times"
+        parts = [often] if self.seen != self.documents - self.unused else []
+        parts += [f"{self.rows:,} rows an epoch", full]
+        parts += [f"{self.cut:,} documents cut into windows{filling}"] if self.cut else []
         parts += [f"{self.shortened:,} with a shortened header"] if self.shortened else []
         parts += [f"{self.unused:,} of no use to the arrangements"] if self.unused else []
         return ", ".join(parts)
@@ -229,15 +250,17 @@ class Summary:
 
 def data_summary(data: RowsData) -> Summary:
     """What the first epoch of the train split is made of."""
-    rows = data.train_rows
-    plan = rows.epochs.plan(0)
-    windows = np.bincount(rows.windows.document, minlength=len(rows.shards))
+    stock, plan = data.train_rows.stock, data.train_rows.epochs.plan(0)
+    fits = plan.layouts.lengths <= stock.context
     return Summary(
-        documents=len(rows.shards),
+        documents=len(stock.shards),
+        seen=len(plan.layouts),
         rows=len(plan),
-        tokens=int(plan.lengths.sum()),
+        tokens=plan.tokens,
         utilisation=plan.utilisation,
-        cut=int((windows > 1).sum()),
-        shortened=rows.windows.shortened,
-        unused=rows.windows.unused,
+        repeated=plan.repeated,
+        cut=int(plan.cut.sum()),
+        filling=int((plan.cut & fits).sum()),
+        shortened=int(plan.shortened.sum()),
+        unused=stock.unused,
     )

@@ -1,10 +1,10 @@
-"""Worker processes that survive a crash or a hang of any of them, with answers in the order of the
-tasks.
+"""Worker processes that survive a crash or a hang of any of them, with answers as they come.
 
 Not multiprocessing's pools: one dead worker breaks a ProcessPoolExecutor for all tasks, and spawned ones
 run the caller's main script again. Here a worker is a fresh interpreter at the end of a pipe. It ends when
-its pipe does, and for every task it sets itself an alarm that the kernel keeps even while C code hangs: so
-it outlives a killed caller by one task's time at most.
+its pipe does (on Linux also when the caller is killed while the worker is busy), and for every task it sets
+itself an alarm that the kernel keeps even while C code hangs: so elsewhere it outlives a killed caller by
+one task's time at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
@@ -26,15 +26,24 @@ from typing import IO, Any
 from multimodal_gpt.errors import UserError
 
 READY = b"ready"
-WINDOW = 1024
-"""Tasks that may be finished before the oldest one is: bounds the memory behind a slow file."""
 TASKS_PER_MESSAGE = 16
-CALL = "import sys; from multimodal_gpt.data.pool import serve; serve(int(sys.argv[1]))"
+STARTS = 3
+"""Workers in a row that may be killed while they start: out of memory, they are among the first to go."""
+CALL = """
+import os, sys
+descriptor, caller = map(int, sys.argv[1:])
+if sys.platform == "linux":
+    import ctypes, signal
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the caller
+if os.getppid() == caller:  # else it was killed before that
+    from multimodal_gpt.data.pool import serve
+    serve(descriptor)
+"""
 
 Work = Callable[[Any], bytes]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """Something to do and the wall-clock seconds that it may take."""
 
@@ -50,57 +59,110 @@ class Lost:
     reason: str
 
 
-Answers = Generator["bytes | Lost", None, None]
+Answers = Generator[tuple[int, "bytes | Lost"], None, None]
 
 
-def run(make: Callable[[], Work], tasks: Sequence[Task], workers: int) -> Answers:
-    """The answer of `make()(task.what)` for each task, in order; `make` is called once in every worker.
+def run(
+    make: Callable[[], Work], tasks: Sequence[Task], workers: int, *, ahead: int | None = None
+) -> Answers:
+    """(index of the task, answer of `make()(task.what)`) as they come; `make` is called once in every
+    worker.
 
-    Raises UserError where `make` does in a worker, RuntimeError where no worker starts.
+    `workers`: 0 = one per core. `ahead`: tasks that may be begun beyond the oldest one that is not finished,
+    where the caller keeps answers until it is. Raises UserError where `make` does in a worker, RuntimeError
+    where no worker starts.
     """
-    crew = _Crew(pickle.dumps(make), tasks, workers)
+    crew = _Crew(pickle.dumps(make), tasks, workers or cores(), ahead)
     try:
         yield from crew.answers()
     finally:
         crew.dismiss()
 
 
-class _Crew:
-    """Running workers, what each is at, and answers that wait for their turn."""
+def cores() -> int:
+    """Cores that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def __init__(self, make: bytes, tasks: Sequence[Task], workers: int) -> None:
-        self.make, self.tasks = make, tasks
-        self.again: deque[int] = deque()
-        self.next_task = self.next_answer = 0
-        self.done: dict[int, bytes | Lost] = {}
-        self.per_message = min(TASKS_PER_MESSAGE, max(1, len(tasks) // (8 * workers)))
-        self.workers = [_start(make) for _ in range(min(workers, len(tasks)))]
+
+def in_order(answers: Answers) -> Generator[bytes | Lost, None, None]:
+    """The answers in the order of the tasks."""
+    early: dict[int, bytes | Lost] = {}
+    following = 0
+    for index, answer in answers:
+        early[index] = answer
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+class Queue:
+    """Indexes of tasks: those that nobody has begun, in order, and those to be begun again before them.
+
+    `at_once`: so many are worth one message, with every one of `workers` still getting its share.
+    """
+
+    def __init__(self, tasks: int, workers: int, ahead: int | None) -> None:
+        self.tasks, self.ahead = tasks, tasks if ahead is None else max(1, ahead)
+        self.at_once = min(TASKS_PER_MESSAGE, max(1, min(tasks, self.ahead) // (8 * workers)))
+        self._again: deque[int] = deque()
+        self._next = self._oldest = 0
+        self._finished = set[int]()
+
+    @property
+    def over(self) -> bool:
+        """Whether all tasks are finished."""
+        return self._oldest == self.tasks
+
+    def take(self) -> int | None:
+        """A task to begin; None where there is none now."""
+        if self._again:
+            return self._again.popleft()
+        if self._next >= min(self.tasks, self._oldest + self.ahead):
+            return None
+        self._next += 1
+        return self._next - 1
+
+    def put_back(self, indexes: Iterable[int]) -> None:
+        """Tasks to begin again."""
+        self._again.extendleft(reversed(list(indexes)))
+
+    def finish(self, index: int) -> None:
+        """Note that a task has its answer."""
+        self._finished.add(index)
+        while self._oldest in self._finished:
+            self._finished.discard(self._oldest)
+            self._oldest += 1
+
+
+class _Crew:
+    """Running workers, and what each is at."""
+
+    def __init__(self, make: bytes, tasks: Sequence[Task], workers: int, ahead: int | None) -> None:
+        self.make, self.tasks, self.number = make, tasks, min(workers, len(tasks))
+        self.queue = Queue(len(tasks), workers, ahead)
+        self.done: list[tuple[int, bytes | Lost]] = []
+        self.workers: list[_Worker] = []
+        self.failed_starts = 0
 
     def answers(self) -> Answers:
-        while self.next_answer < len(self.tasks):
+        while not self.queue.over:
+            self.workers += [_start(self.make) for _ in range(self.number - len(self.workers))]
             self._hand_out()
             busy = {w.pipe: w for w in self.workers if w.doing or not w.ready}
             for pipe in wait(list(busy)):
                 self._listen(busy[pipe])  # type: ignore[index]
-            while self.next_answer in self.done:
-                yield self.done.pop(self.next_answer)
-                self.next_answer += 1
+            for index, answer in self.done:
+                self.queue.finish(index)
+                yield index, answer
+            self.done = []
 
     def _hand_out(self) -> None:
         for worker in self.workers:
             if worker.ready and not worker.doing:
-                indexes = [i for _ in range(self.per_message) if (i := self._take()) is not None]
-                worker.doing.extend(indexes)
-                if indexes:
-                    worker.tell([self.tasks[i] for i in indexes])
-
-    def _take(self) -> int | None:
-        if self.again:
-            return self.again.popleft()
-        if self.next_task >= min(len(self.tasks), self.next_answer + WINDOW):
-            return None
-        self.next_task += 1
-        return self.next_task - 1
+                taken = (self.queue.take() for _ in range(self.queue.at_once))
+                worker.doing.extend(index for index in taken if index is not None)
+                if worker.doing:
+                    worker.tell([self.tasks[index] for index in worker.doing])
 
     def _listen(self, worker: _Worker) -> None:
         try:
@@ -109,32 +171,45 @@ class _Crew:
             self._bury(worker)
             return
         if worker.ready:
-            self.done[worker.doing.popleft()] = message
+            self.done.append((worker.doing.popleft(), message))
         elif message == READY:
-            worker.ready = True
+            worker.ready, self.failed_starts = True, 0
         else:
             raise pickle.loads(message)
 
     def _bury(self, worker: _Worker) -> None:
         code = worker.process.wait()
         if not worker.ready:
-            raise RuntimeError(f"a worker process does not start: {worker.last_words()}")
+            self.failed_starts += 1
+            if code >= 0 or self.failed_starts == STARTS:
+                raise RuntimeError(f"a worker process does not start: {worker.last_words()}")
         if worker.doing:
             index = worker.doing.popleft()
-            self.done[index] = _lost(code, self.tasks[index].seconds)
-        self.again.extendleft(reversed(worker.doing))
+            self.done.append((index, _lost(code, self.tasks[index].seconds)))
+        self.queue.put_back(worker.doing)
         worker.end()
-        self.workers[self.workers.index(worker)] = _start(self.make)
+        self.workers.remove(worker)
 
     def dismiss(self) -> None:
+        for worker in self.workers:
+            worker.process.kill()  # all of them before `end` waits for one
         for worker in self.workers:
             worker.end()
 
 
 def _lost(code: int, seconds: float) -> Lost:
     if code == -signal.SIGALRM:
-        return Lost("timed out", f"takes longer than {seconds:g} s")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return timed_out(seconds)
+    return died(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+def timed_out(seconds: float) -> Lost:
+    """A task that took too long."""
+    return Lost("timed out", f"takes longer than {seconds:g} s")
+
+
+def died(how: str) -> Lost:
+    """A task that a worker did not survive."""
     return Lost("worker died", f"the process that read it died ({how})")
 
 
@@ -164,16 +239,15 @@ class _Worker:
 
 def _start(make: bytes) -> _Worker:
     ours, theirs = Pipe()
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
-    path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
+    log = _log()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", CALL, str(theirs.fileno())],
+            [sys.executable, "-c", CALL, str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # C libraries print there
             stderr=log,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": search_path()},
         )
     finally:
         theirs.close()
@@ -183,23 +257,34 @@ def _start(make: bytes) -> _Worker:
     return worker
 
 
+def _log() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # the disk is full
+        return open(os.devnull, "w+b")  # noqa: PTH123 - closed in `end`
+
+
+def search_path() -> str:
+    """A PYTHONPATH with which another interpreter finds all that this one does."""
+    return os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
+
+
 def serve(descriptor: int) -> None:
     """The life of a worker: gets what to call, then answers tasks until its pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     pipe: Connection = Connection(descriptor)
-    try:
-        work = pickle.loads(pipe.recv_bytes())()
-    except UserError as error:
-        pipe.send_bytes(pickle.dumps(error))
-        return
-    try:
+    with suppress(EOFError, OSError):  # the caller is gone or has no more work
+        try:
+            work = pickle.loads(pipe.recv_bytes())()
+        except UserError as error:
+            pipe.send_bytes(pickle.dumps(error))
+            return
         pipe.send_bytes(READY)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # a million warnings fill a disk
         while True:
             for task in pipe.recv():
                 signal.setitimer(signal.ITIMER_REAL, task.seconds)
                 answer = work(task.what)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 pipe.send_bytes(answer)
-    except (EOFError, OSError):
-        return  # the caller is gone or has no more work

@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from multimodal_gpt import console
 from multimodal_gpt.data.captions import Captions, check_templates
-from multimodal_gpt.data.copies import Answer, Brief, Copy, Rules, make_tools, make_work
-from multimodal_gpt.data.corpus import PARTLY, Group, Listing, Skip, list_files, split_lines
-from multimodal_gpt.data.pool import Lost, Task, run
-from multimodal_gpt.data.report import REPORT, Report, kinds, split_skips
-from multimodal_gpt.data.shards import (
-    MANIFEST,
-    SPLITS,
-    StoredDocument,
-    write_manifest,
-    write_shards,
-)
+from multimodal_gpt.data.collect import Found, collect, engine
+from multimodal_gpt.data.copies import Rules, make_tools
+from multimodal_gpt.data.corpus import Listing, list_files, split_groups
+from multimodal_gpt.data.inherited import inherited_modalities
+from multimodal_gpt.data.parts import Parts, Reader, open_parts
+from multimodal_gpt.data.reporting.page import write_page
+from multimodal_gpt.data.reporting.report import DOCUMENTS, REPORT, Report, kinds, split_skips
+from multimodal_gpt.data.reporting.tally import UNUSED, duplicates
+from multimodal_gpt.data.shards import MANIFEST, SPLITS, write_manifest
 from multimodal_gpt.data.sources import (
-    files_fingerprint,
+    check_weights,
     find_sources,
     kept_without_sources,
     recipe_fingerprint,
+    rules_fingerprint,
+    save_references,
     shards_folder,
     unchanged,
 )
 from multimodal_gpt.data.split import Split, split_documents
+from multimodal_gpt.data.work import make_writer
+from multimodal_gpt.data.writing import Lines, Writer, spans
 from multimodal_gpt.errors import UserError
+from multimodal_gpt.files import make_folder
 from multimodal_gpt.recipe.load import modalities
-from multimodal_gpt.recipe.schema import DataRecipe, Recipe
+from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
-from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
-
-BYTES_PER_LIMIT = 65536
-"""`seconds_per_file` is granted for every so many bytes begun: a book of a thousand pieces has its time."""
+from multimodal_gpt.stream.vocabulary import Vocabulary
 
 
 def prepare(recipe: Recipe, *, force: bool = False, progress: bool = True) -> Report:
     """Make the shards of a recipe, unless they are there and nothing they depend on has changed.
 
-    Nothing is left behind where it fails. Raises UserError where there is nothing to prepare.
+    A run that was stopped, even killed, goes on where it was; files that have not changed since they were
+    read are not read again. `force`: read everything again. Raises UserError where there is nothing to
+    prepare.
     """
     started = time.monotonic()
     folder, data, known = shards_folder(recipe), recipe.data, modalities(recipe)
@@ -63,34 +61,45 @@ def prepare(recipe: Recipe, *, force: bool = False, progress: bool = True) -> Re
     if there is not None:
         return there
     _check_replaceable(folder)
-    with _scratch(folder) as scratch, (scratch / "spool").open("w+b") as spool:
-        made = scratch / "shards"
-        made.mkdir()
-        # 2) Tokenizers that can read; those that learn from the corpus have learnt nothing so far
-        rules = _rules(recipe, known, scratch / "readers")
-        suffixes = {s for t in make_tools(rules).tokenizers.values() for s in t.suffixes}
+    with engine(data) as run, _workshop(folder, force=force) as (workshop, parts):
+        made = workshop / "made"
+        # 2) Tokenizers that can read; those that learn from the corpus have learnt nothing so far, but for
+        #    those of the run that this one begins from
+        taken = inherited_modalities(recipe, [workshop / "readers", made])
+        rules = _rules(recipe, known, taken, workshop / "readers")
+        tools = make_tools(rules)
+        suffixes = {s for t in tools.tokenizers.values() for s in t.suffixes}
         listing = list_files(sources, suffixes)
+        check_weights(data.weights, listing.labels)
         # 3) Read, describe, caption and encode every document in worker processes
-        found = _read_all(data, listing, rules, spool, progress=progress)
+        groups = list(split_groups(listing.groups, tools.tokenizers))
+        found = collect(run, groups, rules, parts, data.seconds_per_file, progress=progress)
+        listing, groups = replace(listing, groups=()), []  # half a kilobyte per file
         # 4) Hold out documents
-        split = split_documents([d.brief for d in found.documents], data.validation, data.limit, recipe.seed)
+        split = split_documents(found.briefs, data.validation, data.limit, recipe.seed)
         if not split.train:
-            raise UserError(
-                "no document is left to train on" + kinds(found.skips),
-                "data",
-                _first_reasons(found),
-            )
+            what = "no document is left to train on" + kinds(found.skips)
+            raise UserError(what, "data", _first_reasons(found))
         # 5) Let tokenizers learn from the training documents; from here on every id has its meaning
-        vocabulary = _learn(known, rules, partial(_contents, found, split.train, spool), made)
+        contents = _Contents(found, split, Reader(parts.folder, parts.session, [m.name for m in known]))
+        fitted = tuple(_learn(known, rules, contents, made))
+        vocabulary = Vocabulary(fitted, made)
         vocabulary.save(made)
-        # 6) Write the shards
-        splits = {name: _write(made, name, found, split, spool, vocabulary) for name in SPLITS}
+        # 6) Write the shards, and a line about every document
+        make = partial(make_writer, parts.folder, parts.session, fitted, made, data.weights)
+        with Lines(made / DOCUMENTS) as lines:
+            writer = Writer(made, vocabulary, make, run, lines)
+            splits = {name: writer.write(name, spans(name, found, split)) for name in SPLITS}
+            writer.list_only(spans(UNUSED, found, split))
         # 7) Manifest and report, and the finished folder under its name
         _write_manifest(made, recipe, listing, suffixes, vocabulary, splits)
-        report = _report(folder, found, split, listing, rules, splits)
-        report = replace(report, seconds=round(time.monotonic() - started, 3))
+        save_references(made, found.references)
+        report = _report(folder, found, split, listing, data.captions.templates, splits, lines)
+        report = replace(report, weights=data.weights, seconds=round(time.monotonic() - started, 3))
         (made / REPORT).write_text(json.dumps(report.plain(), indent=1) + "\n", encoding="utf-8")
+        write_page(made, report, vocabulary)
         _put(made, folder)
+        parts.tidy(found.keys)
     return report
 
 
@@ -105,36 +114,33 @@ def _check_replaceable(folder: Path) -> None:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that is gone afterwards, as are those of runs that were killed."""
+def _workshop(folder: Path, *, force: bool) -> Iterator[tuple[Path, Parts]]:
+    """A hidden folder beside `folder`: its parts stay for the next time, everything else in it goes."""
     missing = [p for p in folder.parents if not p.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.partial-*"):
-        if not _runs(left.name.rpartition("-")[2]):
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    scratch.mkdir()
+    make_folder(folder.parent)
+    workshop = folder.parent / f".{folder.name}.parts"
     try:
-        yield scratch
+        with open_parts(workshop, force=force) as parts:
+            _clear(workshop)
+            for name in ("made", "readers"):
+                (workshop / name).mkdir()
+            try:
+                yield workshop, parts
+            finally:
+                _clear(workshop)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
         for made in missing:
             with suppress(OSError):  # it holds the shards now
                 made.rmdir()
 
 
-def _runs(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return int(process) != os.getpid()
+def _clear(workshop: Path) -> None:
+    for name in ("made", "readers", "replaced"):
+        shutil.rmtree(workshop / name, ignore_errors=True)
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Rename the finished folder to its name; an older one goes with the scratch folder."""
+    """Rename the finished folder to its name; an older one goes with the workshop."""
     if folder.exists():
         folder.replace(made.parent / "replaced")
     made.replace(folder)
@@ -143,172 +149,37 @@ def _put(made: Path, folder: Path) -> None:
 # 2) and 5) Tokenizers
 
 
-def _rules(recipe: Recipe, learners: Sequence[Modality], folder: Path) -> Rules:
-    folder.mkdir()
-    learning = frozenset(m.name for m in learners if hasattr(plugins.load_module(m.plugin), "fit"))
+def _rules(recipe: Recipe, known: Sequence[Modality], taken: Mapping[str, Modality], folder: Path) -> Rules:
+    learners = [m for m in known if hasattr(plugins.load_module(m.plugin), "fit") and m.name not in taken]
+    learning = frozenset(m.name for m in learners)
     # Fitted on nothing, a tokenizer that learns can already read, parse and describe.
-    readers = tuple(plugins.fit(m, (), folder) for m in learners)
+    readers = tuple(taken.get(m.name) or plugins.fit(m, (), folder) for m in known)
     words = recipe.data.captions
-    captions = (
-        Captions(words.into, tuple(words.templates), words.variants, recipe.seed) if words.templates else None
-    )
+    templates = tuple(words.templates)
+    captions = Captions(words.into, templates, words.variants, recipe.seed, words.drop) if templates else None
     shifts = (0, *sorted(set(recipe.data.shifts) - {0}))
-    return Rules(readers, folder, learning, captions, shifts)
+    return Rules(readers, folder, learning, captions, shifts, rules_fingerprint(recipe))
 
 
-def _learn(learners: Sequence[Modality], rules: Rules, contents: Any, folder: Path) -> Vocabulary:
-    fitted = [plugins.fit(m, contents(m.name), folder) if m.name in rules.learning else m for m in learners]
-    return Vocabulary(fitted, folder)
-
-
-# 3) Reading
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A document that was read: its brief, and where its pickled copies lie in the spool."""
-
-    brief: Brief
-    place: int
-    size: int
+def _learn(known: Sequence[Modality], rules: Rules, contents: _Contents, folder: Path) -> list[Modality]:
+    return [
+        plugins.fit(m, contents(m.name), folder) if m.name in rules.learning else reader
+        for m, reader in zip(known, rules.readers, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
-class _Found:
-    documents: list[_Kept]
-    skips: list[Skip]
-
-
-def _read_all(
-    data: DataRecipe, listing: Listing, rules: Rules, spool: IO[bytes], *, progress: bool
-) -> _Found:
-    """Read all groups in worker processes; what they make of them goes to the spool, in order."""
-    groups = list(split_lines(listing.groups))
-    found = _Found([], [])
-    with _bar(len(groups), show=progress) as advance:
-        for group, answer in _answers(groups, data, rules):
-            _take(found, group, answer, spool)
-            advance(f"{len(found.documents)} documents, {len(found.skips)} skipped")
-    return found
-
-
-def _answers(groups: Sequence[Group], data: DataRecipe, rules: Rules) -> Iterator[tuple[Group, bytes | Lost]]:
-    """What workers make of each group; lines that cost a worker its life are read again one by one."""
-    tasks = [Task(g, data.seconds_per_file * (1 + g.size // BYTES_PER_LIMIT)) for g in groups]
-    with closing(run(partial(make_work, rules), tasks, data.workers or _cores())) as answers:
-        for group, answer in zip(groups, answers, strict=True):
-            single = list(split_lines([group], 1)) if isinstance(answer, Lost) else []
-            if len(single) > 1:
-                yield from _answers(single, data, rules)
-            else:
-                yield group, answer
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _bar(total: int, *, show: bool) -> Iterator[Callable[[str], None]]:
-    if not show:
-        yield lambda note: None
-        return
-    with console.progress(total, "files") as bar:
-        yield lambda note: bar.advance(1, note)
-
-
-def _take(found: _Found, group: Group, answer: bytes | Lost, spool: IO[bytes]) -> None:
-    if isinstance(answer, Lost):
-        found.skips.append(Skip(group.title, answer.kind, answer.reason))
-        return
-    result: Answer = pickle.loads(answer)
-    found.skips.extend(result.skips)
-    for brief, copies in result.documents:
-        found.documents.append(_Kept(brief, spool.tell(), len(copies)))
-        spool.write(copies)
-
-
-def _copies(document: _Kept, spool: IO[bytes]) -> list[Copy]:
-    spool.seek(document.place)
-    copies: list[Copy] = pickle.loads(spool.read(document.size))
-    return copies
-
-
-def _contents(found: _Found, indexes: Sequence[int], spool: IO[bytes], modality: str) -> Iterator[Any]:
+class _Contents:
     """All contents of a modality in the training documents, shifted copies included."""
-    for index in indexes:
-        for copy in _copies(found.documents[index], spool):
-            yield from (s.content for s in copy.pending if s.modality == modality)
 
+    found: Found
+    split: Split
+    reader: Reader
 
-# 6) Writing
-
-
-def _write(
-    made: Path, name: str, found: _Found, split: Split, spool: IO[bytes], vocabulary: Vocabulary
-) -> dict[str, Any]:
-    """Write the shards of a split; gives its counts and the manifest entries of its files."""
-    counter = _Counter(vocabulary)
-    files = write_shards(made, name, counter.count(_stored(name, found, split, spool, vocabulary)))
-    return {**counter.plain(), "files": files}
-
-
-def _stored(
-    name: str, found: _Found, split: Split, spool: IO[bytes], vocabulary: Vocabulary
-) -> Iterator[StoredDocument]:
-    """The documents of a split as they are stored, in order; shifted copies to train on only."""
-    order = {name: i for i, name in enumerate(vocabulary.names)}
-    for index in split.train if name == "train" else split.valid:
-        source, group = found.documents[index].brief.source, split.groups[index]
-        for copy in _copies(found.documents[index], spool):
-            if copy.shift and name != "train":
-                continue
-            encoded, problems = _encode_pending(copy, vocabulary)
-            found.skips.extend(Skip(source, PARTLY, p) for p in problems)
-            segments = tuple(sorted([*copy.segments, *encoded], key=lambda s: order[s.modality]))
-            if segments:
-                yield StoredDocument(segments, dict(copy.metadata), source, group, copy.shift)
-
-
-def _encode_pending(copy: Copy, vocabulary: Vocabulary) -> tuple[list[Encoded], list[str]]:
-    encoded: list[Encoded] = []
-    problems: list[str] = []
-    for segment in copy.pending:
-        try:
-            encoded.append(vocabulary.encode(segment.modality, segment.content))
-        except UserError as error:
-            problems.append(str(error))
-    return encoded, problems
-
-
-class _Counter:
-    """Counts documents and rows, and per modality segments, tokens and units, on their way to the shards."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.sources: set[str] = set()
-        self.rows = 0
-        units = {name: vocabulary.tokenizer(name).unit for name in vocabulary.names}
-        empty = {"documents": 0, "segments": 0, "tokens": 0, "units": 0}
-        self.modalities: dict[str, dict[str, Any]] = {n: {**empty, "unit": u} for n, u in units.items()}
-
-    def count(self, documents: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
-        for document in documents:
-            self.rows += 1
-            new = document.source not in self.sources
-            self.sources.add(document.source)
-            if new:
-                for name in {s.modality for s in document.segments}:
-                    self.modalities[name]["documents"] += 1
-            for segment in document.segments:
-                entry = self.modalities[segment.modality]
-                entry["segments"] += 1
-                entry["tokens"] += len(segment.ids)
-                entry["units"] += segment.units
-            yield document
-
-    def plain(self) -> dict[str, Any]:
-        return {"documents": len(self.sources), "rows": self.rows, "modalities": self.modalities}
+    def __call__(self, modality: str) -> Iterator[Any]:
+        for index in self.split.train:
+            pending = self.reader.pending(self.found.places[index])
+            yield from (s.content for s in pending if s.modality == modality)
 
 
 # 7) Report
@@ -326,8 +197,9 @@ def _write_manifest(
         "vocabulary": vocabulary.fingerprint,
         "modalities": list(vocabulary.names),
         "recipe": recipe_fingerprint(recipe),
-        "inputs": files_fingerprint(listing),
+        "inputs": listing.fingerprint,
         "suffixes": sorted(suffixes),
+        "weights": dict(recipe.data.weights),
         "splits": splits,
     }
     write_manifest(made, content)
@@ -335,34 +207,34 @@ def _write_manifest(
 
 def _report(
     folder: Path,
-    found: _Found,
+    found: Found,
     split: Split,
     listing: Listing,
-    rules: Rules,
+    templates: Iterable[str],
     splits: Mapping[str, Any],
+    lines: Lines,
 ) -> Report:
-    skips, partly = split_skips(found.skips)
-    briefs = [d.brief for d in found.documents]
-    tracks: dict[str, Counter[str]] = {}
-    for brief in briefs:
-        for key, value in brief.tracks:
-            tracks.setdefault(key, Counter())[value] += 1
-    used = Counter(t for b in briefs for t in b.templates)
+    sums = lines.tally.plain()
+    skips, partly = split_skips([*found.skips, *lines.problems])
     return Report(
         folder=folder,
-        found=len(briefs) + len(skips),
-        kept=len(briefs),
-        unused=len(briefs) - len(split.train) - len(split.valid),
+        found=len(found.places) + len(skips),
+        kept=len(found.places),
+        unused=len(found.places) - len(split.train) - len(split.valid),
         skips=skips,
         partly=partly,
         ignored=listing.ignored,
-        tracks={k: dict(sorted(v.items())) for k, v in sorted(tracks.items())},
-        templates={t: used[t] for t in (rules.captions.templates if rules.captions else ())},
+        templates={t: lines.templates[t] for t in templates},
         splits={name: {k: v for k, v in s.items() if k != "files"} for name, s in splits.items()},
+        duplicates={**duplicates(split.groups), "by_content": split.joined, "leaked": split.leaked},
+        cached=found.earlier,
+        tracks=sums["tracks"],
+        errors=sums["errors"],
+        lengths=sums["lengths"],
     )
 
 
-def _first_reasons(found: _Found) -> str:
+def _first_reasons(found: Found) -> str:
     skips, _ = split_skips(found.skips)
     first = "; ".join(f"{s.source}: {s.reason}" for s in skips[:3])
     return f"{first}; mend or replace such files, or add others" if first else "add files"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multimodal_gpt.data.batches import StoredDocument, View, schema, to_batches
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.plugins import file_hash
 from multimodal_gpt.stream.vocabulary import Encoded
@@ -32,52 +33,7 @@ SPLITS = ("train", "valid")
 FORMAT = 1
 BYTES_PER_FILE = 256 * 2**20
 """A file is closed once its arrays hold so many bytes."""
-BYTES_PER_BATCH, ROWS_PER_BATCH = 4 * 2**20, 1024
-"""Record batches are the unit of memory while writing."""
 AGAIN = "prepare again: mmgpt prepare RECIPE --force"
-
-
-@dataclass(frozen=True, eq=False)
-class StoredDocument:
-    """A document as it is stored; a modality may occur several times: these are alternatives.
-
-    `group`: documents of one group are never on both sides of the split. `shift`: steps it was moved by.
-    """
-
-    segments: tuple[Encoded, ...]
-    metadata: dict[str, Any]
-    source: str
-    group: str
-    shift: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """About the size of its arrays."""
-        return sum(
-            4 * len(s.ids) * (1 if s.clock is None else 2) + 8 * len(s.cuts) + 64 for s in self.segments
-        )
-
-
-def schema() -> pa.Schema:
-    """Columns of a shard; pandas and friends need nothing else."""
-    import pyarrow as pa
-
-    segment = pa.struct(
-        [
-            ("modality", pa.string()),
-            ("ids", pa.list_(pa.int32())),
-            ("clock", pa.list_(pa.float32())),
-            ("cuts", pa.list_(pa.int64())),
-            ("units", pa.int64()),
-        ]
-    )
-    columns = [
-        ("source", pa.string()),
-        ("group", pa.string()),
-        ("shift", pa.int32()),
-        ("metadata", pa.string()),
-    ]
-    return pa.schema([*columns, ("segments", pa.list_(segment))])
 
 
 def write_shards(folder: Path, split: str, documents: Iterable[StoredDocument]) -> list[dict[str, Any]]:
@@ -86,10 +42,15 @@ def write_shards(folder: Path, split: str, documents: Iterable[StoredDocument]) 
 
     Holds one batch in memory. The same documents give the same bytes.
     """
+    return write_batches(folder, split, to_batches(documents))
+
+
+def write_batches(folder: Path, split: str, batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
+    """As `write_shards`, of record batches."""
     import pyarrow as pa
 
     files: list[dict[str, Any]] = []
-    batches = _batches(documents)
+    batches = iter(batches)
     following = next(batches, None)
     while following is not None or not files:
         path = folder / f"{split}-{len(files):05d}.arrow"
@@ -110,104 +71,6 @@ def write_shards(folder: Path, split: str, documents: Iterable[StoredDocument]) 
         }
         files.append(entry)
     return files
-
-
-def _batches(documents: Iterable[StoredDocument]) -> Iterator[pa.RecordBatch]:
-    held: list[StoredDocument] = []
-    size = 0
-    for document in documents:
-        held.append(document)
-        size += document.bytes
-        if size >= BYTES_PER_BATCH or len(held) == ROWS_PER_BATCH:
-            yield _to_batch(held)
-            held, size = [], 0
-    if held:
-        yield _to_batch(held)
-
-
-def _to_batch(documents: Sequence[StoredDocument]) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    segments = [s for d in documents for s in d.segments]
-    clocks = [np.empty(0, np.float32) if s.clock is None else s.clock for s in segments]
-    timeless = np.array([s.clock is None for s in segments], dtype=bool)
-    columns = {
-        "modality": pa.array([s.modality for s in segments], pa.string()),
-        "ids": _lists([s.ids for s in segments], np.int32),
-        "clock": _lists(clocks, np.float32, timeless),
-        "cuts": _lists([s.cuts for s in segments], np.int64),
-        "units": pa.array([s.units for s in segments], pa.int64()),
-    }
-    structs = pa.StructArray.from_arrays(
-        list(columns.values()), fields=list(schema().field("segments").type.value_type)
-    )
-    arrays = [
-        pa.array([d.source for d in documents], pa.string()),
-        pa.array([d.group for d in documents], pa.string()),
-        pa.array([d.shift for d in documents], pa.int32()),
-        pa.array([json.dumps(d.metadata, sort_keys=True) for d in documents], pa.string()),
-        pa.ListArray.from_arrays(pa.array(_offsets([len(d.segments) for d in documents])), structs),
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema())
-
-
-def _offsets(lengths: Sequence[int]) -> np.ndarray:
-    return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
-
-
-def _lists(arrays: Sequence[np.ndarray], kind: Any, missing: np.ndarray | None = None) -> pa.ListArray:
-    import pyarrow as pa
-
-    offsets = pa.array(_offsets([len(a) for a in arrays]))
-    values = pa.array(np.concatenate([np.empty(0, kind), *arrays]).astype(kind))
-    mask = None if missing is None or not missing.any() else pa.array(missing)
-    return pa.ListArray.from_arrays(offsets, values, mask=mask)
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Views into one record batch in the mapped file; offsets as (n + 1,) arrays."""
-
-    batch: Any
-    segments: np.ndarray
-    modality: np.ndarray
-    ids: tuple[np.ndarray, np.ndarray]
-    clock: tuple[np.ndarray, np.ndarray]
-    cuts: tuple[np.ndarray, np.ndarray]
-    units: np.ndarray
-    timed: np.ndarray
-
-    @classmethod
-    def of(cls, batch: Any, names: Sequence[str]) -> _Batch:
-        column = batch.column(batch.schema.get_field_index("segments"))
-        structs = column.values
-        parts = {field.name: structs.field(i) for i, field in enumerate(structs.type)}
-        index = {name: i for i, name in enumerate(names)}
-        modality = np.array([index[m] for m in parts["modality"].to_pylist()], dtype=np.int16)
-        return cls(
-            batch,
-            column.offsets.to_numpy(),
-            modality,
-            _views(parts["ids"]),
-            _views(parts["clock"]),
-            _views(parts["cuts"]),
-            parts["units"].to_numpy(),
-            parts["clock"].is_valid().to_numpy(zero_copy_only=False),
-        )
-
-    def segment(self, place: int, names: Sequence[str]) -> Encoded:
-        clock = _slice(self.clock, place) if self.timed[place] else None
-        ids, cuts = _slice(self.ids, place), _slice(self.cuts, place)
-        return Encoded(names[self.modality[place]], ids, clock, cuts, int(self.units[place]))
-
-
-def _views(lists: Any) -> tuple[np.ndarray, np.ndarray]:
-    return lists.offsets.to_numpy(), lists.values.to_numpy()
-
-
-def _slice(lists: tuple[np.ndarray, np.ndarray], place: int) -> np.ndarray:
-    offsets, values = lists
-    return values[offsets[place] : offsets[place + 1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,26 +117,28 @@ class Shards:
     def document(self, index: int) -> StoredDocument:
         """Document `index`; its arrays are read-only views into the mapped file."""
         batch, row = self._place(index)
-        first, stop = batch.segments[row], batch.segments[row + 1]
-        segments = tuple(batch.segment(place, self.names) for place in range(first, stop))
-        values = {
-            name: batch.batch.column(i)[row].as_py() for i, name in enumerate(batch.batch.schema.names[:4])
-        }
-        metadata = json.loads(values["metadata"])
-        return StoredDocument(segments, metadata, values["source"], values["group"], values["shift"])
+        return batch.document(row)
 
     def segments(self, index: int) -> tuple[Encoded, ...]:
         """The segments of a document alone: what rows are built from."""
         batch, row = self._place(index)
-        return tuple(
-            batch.segment(p, self.names) for p in range(batch.segments[row], batch.segments[row + 1])
-        )
+        return batch.segments_of(row)
 
-    def _place(self, index: int) -> tuple[_Batch, int]:
+    def _place(self, index: int) -> tuple[View, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         place = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._batches[place], index - int(self._starts[place])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(D,) how often each document is seen in an epoch: what the manifest says of the first part of its
+        source, 1 where it says nothing.
+        """
+        known = self.manifest.get("weights", {})
+        if not known:
+            return np.ones(len(self))
+        return _joined([_weights(b.batch.column(0), known) for b in self._batches], np.float64)
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -288,11 +153,19 @@ class Shards:
         )
 
 
+def _weights(sources: Any, known: Mapping[str, float]) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    labels = pc.replace_substring_regex(sources, "(?s)/.*", "").dictionary_encode()
+    weights = np.array([float(known.get(label, 1.0)) for label in labels.dictionary.to_pylist()])
+    return np.asarray(weights[labels.indices.to_numpy()])
+
+
 def _joined(arrays: Sequence[np.ndarray], kind: Any) -> np.ndarray:
     return np.concatenate([np.empty(0, kind), *arrays]).astype(kind)
 
 
-def _chunks(batch: _Batch) -> np.ndarray:
+def _chunks(batch: View) -> np.ndarray:
     """Chunks of each segment, as `Encoded.edges` counts them: a cut at 0 begins no further chunk."""
     offsets, cuts = batch.cuts
     count = np.diff(offsets).astype(np.int64)
@@ -302,12 +175,12 @@ def _chunks(batch: _Batch) -> np.ndarray:
     return count + 1 - starts_at_zero
 
 
-def _open(path: Path, names: Sequence[str]) -> list[_Batch]:
+def _open(path: Path, names: Sequence[str]) -> list[View]:
     import pyarrow as pa
 
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-        return [_Batch.of(reader.get_batch(i), names) for i in range(reader.num_record_batches)]
+        return [View.of(reader.get_batch(i), names) for i in range(reader.num_record_batches)]
     except (
         pa.ArrowInvalid,
         OSError,

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from multimodal_gpt import __version__
-from multimodal_gpt.data.corpus import Listing, Source, folder_source, list_files
-from multimodal_gpt.data.report import Report, load_report
+from multimodal_gpt.data.corpus import Source, folder_source, list_files
+from multimodal_gpt.data.inherited import inherited_fingerprint
+from multimodal_gpt.data.parts import Reference, is_unchanged
+from multimodal_gpt.data.reporting.report import Report, load_report
 from multimodal_gpt.data.shards import MANIFEST, SPLITS, read_manifest
-from multimodal_gpt.errors import UserError
+from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.recipe.load import modalities
 from multimodal_gpt.recipe.schema import DataRecipe, Recipe
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.versions import installed
+
+REFERENCES = "references.jsonl"
+"""Path, bytes and time of change of every file that a line of a .jsonl file names."""
 
 
 def shards_folder(recipe: Recipe) -> Path:
@@ -48,7 +54,7 @@ def _corpus_source(name: str, known: Sequence[Modality]) -> Source:
             continue
         if files:
             base = Path(os.path.commonpath([Path(f).parent for f in files]))
-            listed = sorted((Path(f).relative_to(base).as_posix(), Path(f)) for f in files)
+            listed = sorted(Path(f).relative_to(base).as_posix() for f in files)
             return Source(name, base, tuple(listed))
     if refusal is not None:
         raise refusal.within("data.corpora")
@@ -61,20 +67,28 @@ def recipe_fingerprint(recipe: Recipe) -> str:
 
     Folders count by their names, so that shards may move to another machine with their data or without.
     """
-    data = recipe.data.model_dump(mode="json", exclude={"workers", "seconds_per_file", "shards"})
+    data = recipe.data.model_dump(mode="json", exclude={"workers", "seconds_per_file", "shards", "engine"})
     for key in ("folders", "validation_folders"):
         data[key] = [Path(f).name for f in data[key]]
+    return _hash([recipe.seed, data, _readers(recipe)])
+
+
+def rules_fingerprint(recipe: Recipe) -> str:
+    """Hash of what a document's copies depend on beside its files."""
+    data = recipe.data.model_dump(mode="json", include={"captions", "shifts"})
+    return _hash([recipe.seed, data, _readers(recipe)])
+
+
+def _readers(recipe: Recipe) -> list[Any]:
     known = [
         (m.name, plugins.file_hash(Path(m.plugin)) if m.is_file else m.plugin, dict(m.options))
         for m in modalities(recipe)
     ]
-    content = [__version__, recipe.seed, data, known, installed()]
+    return [__version__, known, inherited_fingerprint(recipe), installed()]
+
+
+def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def files_fingerprint(listing: Listing) -> str:
-    """Hash of the names, sizes and times of change of all used files."""
-    return hashlib.sha256(json.dumps(listing.files).encode()).hexdigest()
 
 
 def kept_without_sources(folder: Path, recipe: Recipe) -> Report | None:
@@ -98,6 +112,29 @@ def unchanged(folder: Path, recipe: Recipe, sources: Sequence[Source]) -> Report
             for split in SPLITS
             for entry in manifest["splits"][split]["files"]
         )
-        return load_report(folder) if whole and manifest["inputs"] == files_fingerprint(listing) else None
+        same = manifest["inputs"] == listing.fingerprint and _references_unchanged(folder)
+        return load_report(folder) if whole and same else None
     except (UserError, KeyError):
         return None
+
+
+def save_references(folder: Path, references: Iterable[Reference]) -> None:
+    """Note the files that lines of .jsonl files name."""
+    text = "".join(json.dumps(reference) + "\n" for reference in sorted(references))
+    if text:
+        (folder / REFERENCES).write_text(text, encoding="utf-8")
+
+
+def _references_unchanged(folder: Path) -> bool:
+    path = folder / REFERENCES
+    if not path.is_file():
+        return True
+    with path.open(encoding="utf-8") as file:
+        return all(is_unchanged(json.loads(line)) for line in file)
+
+
+def check_weights(weights: Iterable[str], labels: Sequence[str]) -> None:
+    """Raises UserError where a weight is given to a source that there is not."""
+    for name in weights:
+        if name not in labels:
+            raise UserError(f"no source is called '{name}'", "data.weights", nearest(name, labels))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multimodal_gpt.data.copies import Brief
+from multimodal_gpt.data.duplicates import joined, near
 
 CROWD = 20
 """A title that more documents share, and more than a twentieth of all, is none: "untitled", "track 1"."""
@@ -17,11 +18,21 @@ CROWD = 20
 
 @dataclass(frozen=True)
 class Split:
-    """Group of every document, and the indexes of those in each split, in the order of the documents."""
+    """Group of every document, and the indexes of those in each split, in the order of the documents.
+
+    `joined`: documents of groups that only contents hold together: they have several titles or places.
+    """
 
     groups: tuple[str, ...]
     train: tuple[int, ...]
     valid: tuple[int, ...]
+    joined: int
+
+    @property
+    def leaked(self) -> int:
+        """Held-out documents of which a version is trained on; only held-out folders can hold such."""
+        trained = {self.groups[i] for i in self.train}
+        return sum(self.groups[i] in trained for i in self.valid)
 
 
 def split_documents(briefs: Sequence[Brief], share: float, limit: int | None, seed: int) -> Split:
@@ -30,7 +41,8 @@ def split_documents(briefs: Sequence[Brief], share: float, limit: int | None, se
     Both splits hold something where at least two documents and a share above 0 are given. `limit`: at
     most so many of each, drawn by seed and source.
     """
-    groups = group_names(briefs)
+    names = piece_names(briefs)
+    groups = group_names(names, [b.sketch for b in briefs])
     if any(b.held_out for b in briefs):
         held_out = {i for i, b in enumerate(briefs) if b.held_out}
     else:
@@ -41,11 +53,32 @@ def split_documents(briefs: Sequence[Brief], share: float, limit: int | None, se
         tuple(groups),
         _limited(train, sources, limit, seed),
         _limited(sorted(held_out), sources, limit, seed),
+        _mixed(groups, names),
     )
 
 
-def group_names(briefs: Sequence[Brief]) -> list[str]:
-    """What joins versions of one piece: the bare title, else the place without what follows the first dot."""
+def group_names(names: Sequence[str], sketches: Sequence[bytes]) -> list[str]:
+    """The smallest name in each document's group: what a name or near duplication joins, however
+    indirectly.
+    """
+    first: dict[str, int] = {}
+    same = [(first.setdefault(name, i), i) for i, name in enumerate(names)]
+    labels = joined(len(names), [*same, *enumerate(near(sketches))])
+    smallest: dict[int, str] = {}
+    for label, name in zip(labels, names, strict=True):
+        smallest[label] = min(name, smallest.get(label, name))
+    return [smallest[label] for label in labels]
+
+
+def _mixed(groups: Sequence[str], names: Sequence[str]) -> int:
+    several = {group for group, name in zip(groups, names, strict=True) if name != group}
+    return sum(group in several for group in groups)
+
+
+def piece_names(briefs: Sequence[Brief]) -> list[str]:
+    """What versions of a piece are called: the bare title, else the place without what follows the first
+    dot.
+    """
     titles = [bare_title(b.title) for b in briefs]
     count = Counter(titles)
     crowd = max(CROWD, len(briefs) // 20)
@@ -78,10 +111,12 @@ def _drawn(groups: Sequence[str], sources: Sequence[str], share: float) -> set[i
     if share == 0 or len(groups) < 2:
         return set()
     names = list(groups) if len(set(groups)) > 1 else list(sources)
-    place = {name: unit_hash(name) for name in names}
+    count = Counter(names)
+    # A group of more than half of all documents is for training: drawn, it would leave little to learn from.
+    place = {name: unit_hash(name) for name in count if 2 * count[name] <= len(names)}
     ranked = sorted(place, key=lambda name: (place[name], name))
     chosen = {name for name in ranked if place[name] < share} or {ranked[0]}
-    if len(chosen) == len(ranked):
+    if len(chosen) == len(count):
         chosen.discard(ranked[-1])
     return {i for i, name in enumerate(names) if name in chosen}
 
