@@ -108,8 +108,7 @@ def run_demo(out: Path | None = None, *, quick: bool = False, restart: bool = Fa
     from multimodal_gpt.data.prepare import prepare
 
     report = prepare(recipe)
-    for line in report.lines():
-        console.say(line)
+    report.print()
     prepared = time.perf_counter()
 
     # 2) Train.

@@ -75,12 +75,14 @@ def inspect_path(path: Path, recipe: str = "demo", trusted: Mapping[str, str] | 
 def inspect_run(folder: Path) -> Findings:
     """The model card of a run in tables: sizes, vocabulary, arrangements, last metrics."""
     from multimodal_gpt.recipe.load import load_recipe
-    from multimodal_gpt.training.checkpoint import read_info
+    from multimodal_gpt.training.checkpoint import read_info, weights_file
     from multimodal_gpt.training.metrics import losses_of, read_metrics
 
     info, recipe = read_info(folder), load_recipe(folder / "recipe.yaml")
     facts = {"step": info["step"], "tokens": info["tokens"], **info["config"]}
-    facts["weights"] = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    facts["weights"] = f"{weights_file(folder, info).stat().st_size / 1e6:.1f} MB"
+    if info.get("origin"):
+        facts["began from"] = f"{info['origin']['run']}, step {info['origin']['step']}"
     facts["made from"] = ", ".join([*recipe.data.corpora, *recipe.data.folders])
     layouts = [(" ".join(a.order), a.weight, a.drop, a.shuffle, a.hole) for a in recipe.arrangements]
     last = {row["split"]: row for row in read_metrics(folder)}

@@ -181,6 +181,23 @@ def test_a_later_format_asks_for_an_upgrade(folder):
     assert "checkpoint.json: is of format 2, this version reads 1 (upgrade" in message(folder)
 
 
+@pytest.mark.parametrize("named", [None, "../other/model.safetensors", 7])
+def test_weights_are_in_one_of_two_files(folder, named):
+    info = json.loads((folder / "checkpoint.json").read_text())
+    assert info.pop("weights") == "model.safetensors"
+    (folder / "checkpoint.json").write_text(json.dumps(info | ({"weights": named} if named else {})))
+    assert load_weights(folder).info["step"] == 7
+    (folder / "checkpoint.json").write_text(json.dumps({**info, "weights": "lora.safetensors"}))
+    assert "lora.safetensors: the file is missing (" in message(folder)
+
+
+def test_deltas_that_are_whole_weights_are_damaged(folder):
+    (folder / "model.safetensors").rename(folder / "lora.safetensors")
+    info = json.loads((folder / "checkpoint.json").read_text())
+    (folder / "checkpoint.json").write_text(json.dumps({**info, "weights": "lora.safetensors"}))
+    assert "lora.safetensors: is damaged: " in message(folder)
+
+
 def test_weights_of_another_run_do_not_fit(folder, tmp_path):
     save(tmp_path / "other", seed=3)
     shutil.copy(tmp_path / "other" / "model.safetensors", folder)

@@ -305,7 +305,7 @@ def test_help_is_quick_and_shows_examples(command: Command) -> None:
     code, out, _ = command()
     assert code == 0
     verbs = ["recipes", "show", "copy", "validate", "schema"]
-    verbs += ["prepare", "train", "generate", "inspect", "demo"]
+    verbs += ["prepare", "train", "generate", "inspect", "export", "demo"]
     assert all(f"  {verb} " in out for verb in verbs)
     for verb in verbs:
         assert "Example: mmgpt " + verb in command(verb, "--help")[1]

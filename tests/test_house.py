@@ -35,14 +35,17 @@ RANKS = {
     "conformance": 3,
     "recipe": 3,
     "data": 4,
+    "fetch": 4,
     "model": 5,
     "training": 6,
     "generation": 6,
     "evaluation": 7,
     "asking": 8,
     "inspection": 8,
+    "exporting": 8,
     "demo": 8,
-    "cli": 9,
+    "commands": 9,
+    "cli": 10,
 }
 """A room imports from its own rank and below; training and generation know each other."""
 HEAVY = ("torch", "lightning", "miditok")
@@ -134,7 +137,9 @@ def loaded_by(arguments: list[str], folder: Path) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["recipes"], ["schema"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "--help"], ["recipes"], ["schema"], ["fetch"]]
+)
 def test_help_and_recipes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     assert not loaded_by(arguments, tmp_path) & {*HEAVY, "music21", "pyarrow", "symusic", "matplotlib"}
 

@@ -7,7 +7,8 @@ import torch
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.attention import document_mask
-from multimodal_gpt.model.gpt import GPT, IGNORE, GPTConfig, gpt_config
+from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config
+from multimodal_gpt.model.loss import IGNORE
 from multimodal_gpt.model.optimizer import adamw, parameter_groups
 from multimodal_gpt.model.rotary import clock_numbers, rotate, turn_by, wave_numbers
 from multimodal_gpt.recipe.schema import ModelRecipe

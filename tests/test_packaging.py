@@ -50,7 +50,8 @@ def test_the_library_wins_from_the_repository_root() -> None:
 
 
 def test_every_room_is_listed_in_pyproject() -> None:
-    rooms = {f"multimodal_gpt.{p.parent.name}" for p in (ROOT / "multimodal_gpt").glob("*/__init__.py")}
+    folders = (path.parent.relative_to(ROOT) for path in (ROOT / "multimodal_gpt").rglob("*/__init__.py"))
+    rooms = {".".join(folder.parts) for folder in folders}
     listed = PROJECT["tool"]["setuptools"]["packages"]
     assert set(listed) == {"multimodal_gpt", "multimodal_gpt.tokenizers", "multimodal_gpt.recipes"} | rooms
 
@@ -90,7 +91,13 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"multimodal_gpt"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    for name in ("py.typed", "recipes/demo.yaml", "tokenizers/_music.py", "stream/grammar.py"):
+    for name in (
+        "py.typed",
+        "recipes/demo.yaml",
+        "recipes/datasets/pop909.yaml",
+        "tokenizers/_music.py",
+        "stream/grammar.py",
+    ):
         assert f"multimodal_gpt/{name}" in names
     assert "multimodal_gpt/tokenizers/__init__.py" not in names
 
@@ -119,6 +126,7 @@ def test_the_wheel_runs_away_from_the_checkout(elsewhere: Path) -> None:
     code = "import multimodal_gpt, miditok, multimodal_gpt.tokenizers.text; print(multimodal_gpt.__file__)"
     assert run(python, "-I", "-c", code, cwd=elsewhere).startswith(str(elsewhere))
     assert "own_folder" in run(mmgpt, "recipes", cwd=elsewhere)
+    assert "nottingham" in run(mmgpt, "fetch", cwd=elsewhere)
     assert "tokens_per_step" in run(mmgpt, "show", "demo", cwd=elsewhere)
     assert "own_folder" in run(python, "-m", "multimodal_gpt", "recipes", cwd=elsewhere)
 

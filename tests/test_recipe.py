@@ -53,12 +53,19 @@ def mistake(folder: Path, *overrides: str, text: str | None = None) -> str:
     return str(caught.value)
 
 
+def packaged(name: str, run: Path) -> Recipe:
+    """A recipe of the package; what begins from a trained run begins from that of the demo, in `run`."""
+    load.save_recipe(load_recipe("demo"), run / "recipe.yaml")
+    begins = "init_from:" in load.find(name).read_text("utf-8")
+    return load_recipe(name, [f"init_from={run}"] if begins else [])
+
+
 # What is loaded
 
 
 @pytest.mark.parametrize("name", load.names())
-def test_every_recipe_of_the_package_loads_and_says_what_it_is(name: str) -> None:
-    recipe = load_recipe(name)
+def test_every_recipe_of_the_package_loads_and_says_what_it_is(name: str, tmp_path: Path) -> None:
+    recipe = packaged(name, tmp_path)
     assert len(load.title(load.find(name))) > 20
     assert len(recipe.arrangements) >= 1
     assert [m.name for m in modalities(recipe)] == list(recipe.tokenizers)
@@ -298,8 +305,8 @@ def test_an_unknown_recipe_gets_the_nearest() -> None:
 
 @pytest.mark.parametrize("comments", [False, True])
 @pytest.mark.parametrize("name", load.names())
-def test_yaml_of_a_recipe_gives_the_recipe_back(name: str, comments: bool) -> None:
-    recipe = load_recipe(name)
+def test_yaml_of_a_recipe_gives_the_recipe_back(name: str, comments: bool, tmp_path: Path) -> None:
+    recipe = packaged(name, tmp_path)
     assert Recipe.model_validate(yaml.safe_load(to_yaml(recipe.plain(), comments=comments))) == recipe
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_gpt.model.schedule import warmup_stable_decay
+from multimodal_gpt.model.schedule import SCHEDULES, cosine, warmup_stable_decay
 
 SHARES = st.floats(0, 1, allow_nan=False)
 
@@ -36,3 +36,24 @@ def test_every_step_moves_the_weights_by_at_most_the_peak(steps, warmup, decay):
 
 def test_past_the_end_it_is_zero():
     assert warmup_stable_decay(100, 100, 0.1, 0.5) == 0.0
+
+
+def test_half_a_cosine():
+    factors = [cosine(s, 100, 0.1, 0.5) for s in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:11] == [1.0, 1.0]
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[-1] == pytest.approx(0.0003, abs=1e-4)
+
+
+@given(st.integers(1, 300), SHARES)
+def test_a_cosine_rises_once_and_falls(steps, warmup):
+    factors = [cosine(s, steps, warmup, 0.0) for s in range(steps)]
+    assert all(0 < f <= 1 for f in factors)
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_schedules_go_by_name():
+    assert [SCHEDULES["wsd"], SCHEDULES["cosine"]] == [warmup_stable_decay, cosine]

@@ -1,5 +1,6 @@
 """Training: it learns, it resumes exactly, it stops in good order, and it says what is wrong in one line."""
 
+import functools
 import os
 import signal
 import sys
@@ -13,11 +14,12 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.model.gpt import GPT, IGNORE
+from multimodal_gpt.model.gpt import GPT, gpt_config
+from multimodal_gpt.model.loss import IGNORE
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import Vocabulary
-from multimodal_gpt.training import job, run
+from multimodal_gpt.training import health, job, run
 from multimodal_gpt.training.checkpoint import load_weights
 from multimodal_gpt.training.device import choose_device, cpu_has_bf16
 from multimodal_gpt.training.job import Corpus, batching
@@ -152,6 +154,20 @@ def at_step(monkeypatch):
     return plan
 
 
+@pytest.fixture
+def capture_net(monkeypatch):
+    """The networks that are trained, in turn."""
+    found = []
+    real = run.TrainingModule.__init__
+
+    def init(self, net, *rest):
+        found.append(net)
+        real(self, net, *rest)
+
+    monkeypatch.setattr(run.TrainingModule, "__init__", init)
+    return found
+
+
 def send(number: int):
     return lambda: os.kill(os.getpid(), number)
 
@@ -185,7 +201,7 @@ def test_a_run_fills_its_folder(make, vocabulary, capfd):
     assert result.valid["loss"] < result.untrained["loss"]
     assert set(result.train) == {"loss", "letters", "beats"}
     files = "README.md checkpoint.json metrics.csv model.safetensors recipe.yaml resume.ckpt vocabulary.json"
-    assert sorted(p.name for p in result.folder.iterdir()) == files.split()
+    assert sorted(p.name for p in result.folder.iterdir()) == sorted([*files.split(), "checkpoints"])
     loaded = load_weights(result.folder)
     assert loaded.info["step"] == 8
     assert loaded.recipe == recipe
@@ -215,7 +231,7 @@ def test_metrics_have_a_row_per_log_and_validation(make, vocabulary):
         ("6", "valid"),
         ("8", "valid"),
     ]
-    assert float(rows[2]["learning_rate"]) == 3e-3
+    assert float(rows[2]["learning_rate"]) == 8e-3
     assert float(rows[2]["gradient_norm"]) > 0
     assert rows[2]["tokens"] == "192"
 
@@ -345,14 +361,44 @@ def test_the_minutes_are_kept(make, vocabulary):
 
 def test_a_loss_that_is_not_finite_stops_the_run(make, vocabulary, at_step, monkeypatch):
     recipe = make(save_every=2)
-    at_step(4, lambda: monkeypatch.setattr(GPT, "token_losses", lambda self, h, t: h.sum(-1) * float("nan")))
+
+    def broken(self, hidden, targets):
+        return hidden.sum() * float("nan"), torch.zeros(targets.shape)
+
+    at_step(4, lambda: monkeypatch.setattr(GPT, "loss_sum", broken))
     with pytest.raises(UserError) as error:
         fit(recipe, vocabulary)
     assert str(error.value) == (
-        f"{recipe.run}: the loss or its gradient is not finite at step 5 "
+        f"{recipe.run}: the loss is not finite at step 5 "
         "(the last good checkpoint is step 4; lower train.learning_rate or train.clip)"
     )
     assert load_weights(Path(recipe.run)).info["step"] == 4
+
+
+def breaking(module: torch.nn.Module) -> None:
+    """Let the gradients of what comes before a module be infinite; the loss stays what it is."""
+    module.register_full_backward_hook(lambda m, inputs, outputs: (inputs[0] * float("inf"),))
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 4])
+def test_the_weight_whose_gradient_breaks_is_named(make, vocabulary, at_step, capture_net, rows_per_batch):
+    recipe = make(rows_per_batch=rows_per_batch)
+    at_step(2, lambda: breaking(capture_net[0].blocks[1].mlp.up_proj))
+    with pytest.raises(UserError, match=r"the gradient of blocks.1.mlp_norm.weight is not finite at step 3 "):
+        fit(recipe, vocabulary)
+
+
+def test_weights_that_are_not_finite_are_never_saved(make, vocabulary, at_step, capture_net):
+    recipe = make(save_every=2)
+
+    def poison():
+        with torch.no_grad():
+            capture_net[0].blocks[1].mlp.up_proj.weight[0, 0] = float("inf")
+
+    at_step(4, poison)
+    with pytest.raises(UserError, match=r"blocks.1.mlp.up_proj.weight is not finite at step 4 .*is step 2;"):
+        fit(recipe, vocabulary)
+    assert load_weights(Path(recipe.run)).info["step"] == 2
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(make, vocabulary, at_step, monkeypatch):
@@ -380,7 +426,7 @@ def test_another_recipe_is_refused_with_what_differs(make, vocabulary):
         resume_state(Path(make().run), make(width=64, learning_rate=1e-3, log_every=1))
     assert str(error.value) == (
         f"{make().run}: holds a run of another recipe: model.width: 32 -> 64; "
-        "train.learning_rate: 0.003 -> 0.001 "
+        "train.learning_rate: 0.008 -> 0.001 "
         "(give it a folder of its own with run=..., or begin anew with --restart)"
     )
 
@@ -440,6 +486,71 @@ def test_a_sample_that_fails_is_only_told(make, vocabulary, monkeypatch, capsys)
     monkeypatch.setattr(job, "write_samples", fail)
     assert fit(make(sample_every=4), vocabulary).step == 8
     assert "no samples at step 4: there is nothing to say" in capsys.readouterr().err
+
+
+def test_the_average_is_what_a_run_leaves(make, vocabulary, capture_net):
+    at = {"steps": 2, "save_every": 1, "evaluate_every": 1, "log_every": 1, "schedule": "cosine", "keep": 2}
+    one, other = fit(make("one", average=0.5, **at), vocabulary), fit(make("other", **at), vocabulary)
+    torch.manual_seed(1)
+    start = GPT(gpt_config(make().model, vocabulary.table_size)).state_dict()
+    first, second = weights(other.folder / "checkpoints" / "step-000001"), weights(other.folder)
+    for name, weight in weights(one.folder).items():
+        keep_1, keep_2 = 1 / 10, 2 / 11
+        after_1 = keep_1 * start[name] + (1 - keep_1) * first[name]
+        assert torch.allclose(weight, keep_2 * after_1 + (1 - keep_2) * second[name], atol=1e-6), name
+    saved = torch.load(one.folder / "resume.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[f"net.{name}"], second[name]) for name in second)
+    assert one.valid["loss"] != other.valid["loss"]
+    assert [r["loss"] for r in curve(one.folder) if r["split"] == "train"] == [
+        r["loss"] for r in curve(other.folder) if r["split"] == "train"
+    ]
+
+
+def test_eight_steps_with_an_average_are_four_and_four(make, vocabulary, at_step):
+    straight = fit(make("straight", average=0.9), vocabulary)
+    halves = make("halves", average=0.9)
+    at_step(4, send(signal.SIGINT))
+    with pytest.raises(SystemExit):
+        fit(halves, vocabulary)
+    at_step(4, lambda: None)
+    result = fit(halves, vocabulary, resume=True)
+    assert same(straight.folder, result.folder)
+    assert straight.valid == result.valid
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiling without a compiler, and fast: torch traces, and runs what it has traced as it is."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    yield
+    torch.compiler.reset()
+
+
+def test_eight_compiled_steps_are_four_and_four(make, vocabulary, at_step, traced, monkeypatch):
+    plain = fit(make("plain", rows_per_batch=2), vocabulary)
+    straight = fit(make("straight", rows_per_batch=2, compile=True), vocabulary)
+    assert straight.valid["loss"] == pytest.approx(plain.valid["loss"], abs=1e-4)
+    assert weights(straight.folder).keys() == weights(plain.folder).keys()
+    halves = make("halves", rows_per_batch=2, compile=True, sample_every=3)
+    monkeypatch.setattr(job, "write_samples", lambda j, folder, step: j.net(torch.zeros(1, step).long()))
+    at_step(4, send(signal.SIGINT))
+    with pytest.raises(SystemExit):
+        fit(halves, vocabulary)
+    at_step(4, lambda: None)
+    assert same(fit(halves, vocabulary, resume=True).folder, straight.folder)
+
+
+def test_where_nothing_compiles_it_is_told_once(make, vocabulary, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("no C++ compiler\nand no more to say")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert fit(make(compile=True), vocabulary).step == 8
+    lines = [line for line in capsys.readouterr().err.splitlines() if "compile" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("torch can't compile here, training without it: no C++ compiler")
+    assert fit(make("auto"), vocabulary).step == 8, "auto does not try on a CPU"
+    assert "compile" not in capsys.readouterr().err
 
 
 def test_tensorboard_is_asked_for_by_name(make, vocabulary, monkeypatch):
@@ -533,6 +644,26 @@ def test_samples_are_files_one_can_open(make, songs):
     made = folder / "samples" / "step-000002"
     assert "x" in next(made.glob("01*.beats")).read_text()
     assert set(next(made.glob("02*.letters")).read_text().strip()) <= set("abcde")
+
+
+def test_the_files_of_a_broken_batch_are_named(make, songs, at_step, monkeypatch):
+    asked, seen = [], []
+    real = health.sources
+
+    def sources(trainer, first, stop):
+        asked.extend(trainer.datamodule.train_rows[row]["targets"] for row in range(first, stop))
+        return real(trainer, first, stop)
+
+    def broken(self, hidden, targets):
+        seen.append(targets[0])
+        return hidden.sum() * float("nan"), torch.zeros(targets.shape)
+
+    monkeypatch.setattr(health, "sources", sources)
+    at_step(5, lambda: monkeypatch.setattr(GPT, "loss_sum", broken))
+    with pytest.raises(UserError, match=r"the loss is not finite at step 6, in rows of \S+") as error:
+        run.train(from_files(make, songs, "run"))
+    assert [t.tolist() for t in asked] == [seen[0].tolist()], "the rows of the first broken micro-batch"
+    assert any(f"{songs.name}/{path.stem}" in str(error.value) for path in songs.iterdir())
 
 
 def test_a_changed_corpus_is_noticed(make, songs):

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.attention import Attention, Memory, document_mask
 from multimodal_gpt.model.cache import KVCache
+from multimodal_gpt.model.loss import IGNORE, summed_nats, token_nats
 from multimodal_gpt.model.norm import RMSNorm
 from multimodal_gpt.model.rotary import Turn, clock_numbers, turn_by, wave_numbers
 from multimodal_gpt.recipe.schema import ModelRecipe
 
-IGNORE = -100
-"""A target that counts for nothing: padding, and the last token of every document."""
 MLP_MULTIPLE = 16
 
 
@@ -175,13 +174,16 @@ class GPT(nn.Module):
 
     def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(B, T) float32: nats of every target, 0 where it is IGNORE."""
-        logits = self.logits(hidden).flatten(0, 1)
-        losses = F.cross_entropy(logits, targets.flatten().long(), ignore_index=IGNORE, reduction="none")
-        return losses.view(targets.shape)
+        return token_nats(hidden.flatten(0, 1), self.embedding.weight, targets.flatten()).view(targets.shape)
+
+    def loss_sum(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of `token_losses` to train on, and these without a gradient, to look at."""
+        total, each = summed_nats(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+        return total, each.view(targets.shape)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per target that is not IGNORE, float32; 0 where there is none."""
-        return self.token_losses(hidden, targets).sum() / (targets != IGNORE).sum().clamp(min=1)
+        return self.loss_sum(hidden, targets)[0] / (targets != IGNORE).sum().clamp(min=1)
 
     def reset_waves(self) -> None:
         """Compute the rotary angles anew, for a network that was built without storage."""

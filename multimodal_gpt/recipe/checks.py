@@ -44,16 +44,16 @@ BOUNDS = {
 }
 
 
-def schema_problems(error: ValidationError) -> list[UserError]:
-    """What pydantic found, in the words of a recipe's author."""
-    return [_schema_problem(detail) for detail in error.errors()]
+def schema_problems(error: ValidationError, model: type[BaseModel] = Recipe) -> list[UserError]:
+    """What pydantic found in a file that describes a `model`, in the words of the file's author."""
+    return [_schema_problem(detail, model) for detail in error.errors()]
 
 
-def _schema_problem(detail: Mapping[str, Any]) -> UserError:
+def _schema_problem(detail: Mapping[str, Any], model: type[BaseModel]) -> UserError:
     place: Place = detail["loc"]
     kind, value, where = detail["type"], detail["input"], dotted(place)
     if kind == "extra_forbidden":
-        return UserError(f"unknown key '{place[-1]}'", dotted(place[:-1]), _nearest_key(place))
+        return UserError(f"unknown key '{place[-1]}'", dotted(place[:-1]), _nearest_key(place, model))
     if kind == "missing":
         return UserError(f"'{place[-1]}' is missing", dotted(place[:-1]))
     if kind in WANTED:
@@ -77,18 +77,18 @@ def dotted(place: Sequence[str | int]) -> str:
     return ".".join(str(p) for p in place)
 
 
-def _nearest_key(place: Place) -> str:
+def _nearest_key(place: Place, top: type[BaseModel]) -> str:
     wrong = str(place[-1])
-    model = _model_at(place[:-1])
+    model = _model_at(place[:-1], top)
     here = set(model.model_fields) if model is not None else set()
-    elsewhere = [path for path in _all_keys(Recipe) if path.rpartition(".")[2] == wrong]
+    elsewhere = [path for path in _all_keys(top) if path.rpartition(".")[2] == wrong]
     if elsewhere and nearest(wrong, here).startswith("known"):
         return "did you mean " + " or ".join(repr(path) for path in elsewhere[:2]) + "?"
     return nearest(wrong, here)
 
 
-def _model_at(place: Place) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Recipe
+def _model_at(place: Place, top: type[BaseModel]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = top
     for key in place:
         if isinstance(key, str) and model is not None and key in model.model_fields:
             model = _section_of(model.model_fields[key].annotation)
@@ -185,6 +185,13 @@ def _train(recipe: Recipe) -> Iterator[UserError]:
         yield UserError(f"{list(train.betas)} must lie in [0, 1)", "train.betas")
     if train.warmup + train.decay > 1:
         yield UserError(f"warmup {train.warmup:g} + decay {train.decay:g} is more than all steps", "train")
+    if train.lora.rank and recipe.init_from is None:
+        yield UserError("there is no trained run to adapt", "train.lora.rank", "name one: init_from=RUN")
+    if train.strategy == "fsdp" and (train.lora.rank or train.freeze):
+        what = "fsdp spreads weights that all learn, here some are frozen"
+        yield UserError(what, "train.strategy", "take ddp: what does not learn costs it little")
+    if recipe.init_from is not None and Path(recipe.init_from) == Path(recipe.run).resolve():
+        yield UserError("is the folder of this run itself", "init_from", "give the new one its own: run=...")
     for index, sample in enumerate(train.samples):
         yield from _sample(f"train.samples.{index}", sample, list(recipe.tokenizers))
 

@@ -136,6 +136,10 @@ def path_problems(recipe: Recipe) -> list[UserError]:
     places = {"data.folders": recipe.data.folders, "data.validation_folders": recipe.data.validation_folders}
     missing = [(where, path) for where, paths in places.items() for path in paths if not Path(path).exists()]
     problems = [UserError(f"'{path}' does not exist", where) for where, path in missing]
+    if recipe.init_from is not None and not Path(recipe.init_from, "checkpoint.json").is_file():
+        problems.append(
+            UserError(f"there is no trained run '{recipe.init_from}'", "init_from", "train it first")
+        )
     if not recipe.data.folders and not recipe.data.corpora:
         problems.append(UserError("names no folder and no corpus", "data", "add data.folders=[my_folder]"))
     return problems

@@ -58,16 +58,16 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find(source)
     raw = _read_extended(path)
-    for override in overrides:
-        try:
+    try:
+        for override in overrides:
             apply_override(raw, override)
-        except UserError as error:
-            raise error.within(path.name) from error
-    return _checked(_absolute_paths(raw, None), path.name)
+        raw = _inherited(_filled(_absolute_paths(raw, None)))
+    except UserError as error:
+        raise error.within(path.name) from error
+    return _checked(raw, path.name)
 
 
 def _checked(raw: Raw, where: str) -> Recipe:
-    raw = _filled(raw)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -111,7 +111,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds. Raises UserError, with the line, where it is not YAML or gives a key twice."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -121,7 +122,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _read(path: Path) -> Raw:
-    raw = _parse_yaml(read_text(path), path.name)
+    raw = parse_yaml(read_text(path), path.name)
     if not isinstance(raw, dict):
         raise UserError("holds no recipe", path.name, "a recipe is a mapping, as in `mmgpt show demo`")
     return _absolute_paths(raw, path.resolve().parent)
@@ -155,6 +156,28 @@ def _merged(base: Raw, top: Raw) -> Raw:
     return merged
 
 
+def _inherited(raw: Raw) -> Raw:
+    """With what a recipe leaves to the run in `init_from`.
+
+    Tokenizers, model and captions are taken key by key, arrangements as a whole, but not beside a modality
+    that is new: they know nothing of it.
+    """
+    run = raw.get("init_from")
+    file = Path(str(run)) / "recipe.yaml"
+    if run is None:
+        return raw
+    if not file.is_file():
+        if "tokenizers" in raw:  # a trained run, which outlives what it began from
+            return raw
+        raise UserError(f"there is no trained run '{run}'", "init_from", "train it first, or mend the path")
+    base = _read(file)
+    given = raw.get("tokenizers")
+    grown = isinstance(given, dict) and set(given) - set(base.get("tokenizers", ()))
+    left = ("tokenizers", "model") if grown else ("tokenizers", "model", "arrangements")
+    words = {key: value for key, value in base.get("data", {}).items() if key == "captions"}
+    return _merged({**{key: base[key] for key in left if key in base}, "data": words}, raw)
+
+
 # Overrides
 
 
@@ -170,7 +193,7 @@ def apply_override(raw: Raw, override: str) -> None:
     node: Any = raw
     for depth, key in enumerate(keys[:-1]):
         node = _step_into(node, key, is_list=keys[depth + 1].isdigit(), where=".".join(keys[: depth + 1]))
-    _set(node, keys[-1], _parse_yaml(text, f"override {dotted}"), dotted)
+    _set(node, keys[-1], parse_yaml(text, f"override {dotted}"), dotted)
 
 
 def _step_into(node: Any, key: str, *, is_list: bool, where: str) -> Any:
@@ -218,6 +241,8 @@ def _absolute_paths(raw: Raw, folder: Path | None) -> Raw:
         return str((folder / path).resolve()) if (folder / path).exists() else value
 
     copy = dict(raw)
+    if raw.get("init_from") is not None:
+        copy["init_from"] = absolute(raw["init_from"])
     if isinstance(raw.get("data"), dict):
         copy["data"] = dict(raw["data"])
         for key in ("folders", "validation_folders"):

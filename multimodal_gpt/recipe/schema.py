@@ -26,13 +26,15 @@ class ModalityRecipe(BaseModel):
 
 
 class Captions(Section):
-    """Text written from what is known about a document, one phrasing per template and variant."""
+    """Words made from what is known about a document, in other phrases each time."""
 
     into: str = Field("text", description="modality that receives the captions")
     templates: list[str] = Field(
-        default_factory=list, description="phrases with {fields}; used where every field is known"
+        default_factory=list,
+        description="phrases with {fields} and [optional parts]; used where all fields not in [] are known",
     )
-    variants: Count = Field(3, description="captions per document, different phrasings of the same facts")
+    variants: Count = Field(3, description="different captions per document, at most")
+    drop: Fraction = Field(0.3, description="probability that an optional part of a phrase is left out")
 
 
 class DataRecipe(Section):
@@ -58,6 +60,13 @@ class DataRecipe(Section):
         description="copies of every training document, each moved so many steps (music: semitones)",
     )
     workers: int = Field(0, ge=0, description="processes that prepare documents; 0 = one per core")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where these run: this machine, or a Ray cluster (extra `ray`)"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="source (name of a folder or corpus) -> how often its documents come in an epoch",
+    )
     seconds_per_file: float = Field(
         30.0, gt=0, description="a file that takes longer is skipped and reported"
     )
@@ -102,6 +111,16 @@ class SamplePrompt(Section):
     to: list[str] = Field(description="modalities to generate, in order")
 
 
+class LoraRecipe(Section):
+    """Low-rank adapters: small products beside frozen matrices, saved without these."""
+
+    rank: int = Field(0, ge=0, description="rank of the products; 0 = train the weights themselves")
+    alpha: float = Field(16.0, gt=0, description="products count alpha / rank")
+    targets: list[str] = Field(
+        default_factory=lambda: ["*"], description="which linear layers, by parts of their names: [q_proj]"
+    )
+
+
 class TrainRecipe(Section):
     """The training run, in optimizer steps and tokens."""
 
@@ -112,13 +131,36 @@ class TrainRecipe(Section):
     rows_per_batch: Count | None = Field(
         None, description="rows per micro-batch; all rows of a step if absent"
     )
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
+    # Muon passes AdamW's last loss in 0.56 to 0.66 of its time: figures in model/optimizer.py.
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon for the matrices of the blocks, AdamW for the rest; adamw: for all"
+    )
+    learning_rate: float = Field(
+        8e-3, gt=0, description="peak learning rate; half of it for adamw, and for widths of several hundred"
+    )
+    schedule: Literal["wsd", "cosine"] = Field(
+        "wsd", description="wsd: rise, plateau, straight fall; cosine: rise, half a cosine"
+    )
     warmup: Fraction = Field(0.05, description="share of the steps with a rising learning rate")
-    decay: Fraction = Field(0.6, description="share of the steps, at the end, with a falling learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay of matrices")
+    decay: Fraction = Field(
+        0.6, description="share of the steps, at the end, with a falling learning rate; cosine has none"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="weight decay of matrices")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW momenta")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="validate, save and sample a running average of the weights that keeps so much of itself"
+        " at every step, such as 0.99; 0 = the weights as they are",
+    )
+    freeze: list[str] = Field(
+        default_factory=list, description="weights that stay as they are, by parts of their names: [blocks.0]"
+    )
+    lora: LoraRecipe = Field(default_factory=LoraRecipe)
     save_every: Count = Field(500, description="steps between checkpoints")
+    keep: int = Field(
+        1, ge=0, description="last checkpoints to keep, and the best in RUN/checkpoints; 0 = the last alone"
+    )
     evaluate_every: Count = Field(250, description="steps between validations")
     evaluate_rows: Count = Field(64, description="rows of the validation split per validation")
     log_every: Count = Field(10, description="steps between rows of metrics.csv and progress updates")
@@ -131,6 +173,17 @@ class TrainRecipe(Section):
         "auto", description="auto: bf16 where the device is fast at it"
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="where to train")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="each process holds all weights (ddp) or a share (fsdp); auto: ddp for several",
+    )
+    devices: int = Field(
+        0, ge=0, description="processes per node, one a GPU; 0 = one, or all GPUs where a strategy is named"
+    )
+    nodes: int = Field(0, ge=0, description="machines, each started by torchrun or srun; 0 = as they say")
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="compile the training step; auto: on CUDA, where a compiler is found"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 = one per core")
     workers: int = Field(0, ge=0, description="processes that build rows; 0 = in the training process")
     tensorboard: bool = Field(
@@ -143,6 +196,10 @@ class Recipe(Section):
 
     run: str = Field("runs/new", description="folder of the run: shards, checkpoint, metrics, samples")
     seed: int = Field(1, ge=0, description="decides everything random")
+    init_from: str | None = Field(
+        None,
+        description="trained run to begin from; tokenizers, captions, arrangements, model: its own if absent",
+    )
     tokenizers: dict[str, ModalityRecipe] = Field(
         description="modalities in id order: name -> plugin options"
     )

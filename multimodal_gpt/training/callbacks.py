@@ -15,13 +15,15 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import SafetensorError
-from torch import Tensor
 
 from multimodal_gpt.console import Progress, warn
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.training.checkpoint import OWN, RESUME, sync
+from multimodal_gpt.training.health import Health
+from multimodal_gpt.training.keep import BEST, FOLDER, best_loss, keep_last
 from multimodal_gpt.training.metrics import MetricsFile, Stopwatch
 from multimodal_gpt.training.module import TrainingModule
+from multimodal_gpt.training.strategy import from_first, largest, leads, meet, several
 
 Board = Callable[[Mapping[str, float], int], None]
 """Something that draws curves: called with values by name, and the step."""
@@ -31,7 +33,7 @@ class Meter(L.Callback):
     """Losses, norms and speed: rows of `metrics.csv` and the note on the progress line.
 
     Args:
-        file: where rows go.
+        file: where rows go; None in a process that does not lead.
         log_every: steps between rows of the train split.
         tokens_per_step: places of the rows of one optimizer step.
         bar: the progress line.
@@ -40,7 +42,7 @@ class Meter(L.Callback):
 
     def __init__(
         self,
-        file: MetricsFile,
+        file: MetricsFile | None,
         log_every: int,
         tokens_per_step: int,
         bar: Progress,
@@ -88,7 +90,8 @@ class Meter(L.Callback):
         losses = {k if k == "loss" else f"loss_{k}": v for k, v in self.losses[split].items()}
         numbers = {**losses, **more}
         place = {"step": self._step, "split": split, "tokens": self._step * self.tokens_per_step}
-        self.file.append({**place, "seconds": round(self.watch.seconds, 2), **numbers})
+        if self.file is not None:
+            self.file.append({**place, "seconds": round(self.watch.seconds, 2), **numbers})
         if self.board is not None:
             self.board({f"{split}/{key}": value for key, value in numbers.items()}, self._step)
 
@@ -125,34 +128,9 @@ class Meter(L.Callback):
         self.watch.before = state_dict["seconds"]
 
 
-class Health(L.Callback):
-    """Stops the run where a loss or a gradient is not finite.
-
-    Looks at every step on a CPU; elsewhere, where looking means waiting, every `every` steps and at saves.
-    """
-
-    def __init__(self, folder: Path, every: int, saved_step: int | None) -> None:
-        self.folder, self.every, self.saved_step = folder, every, saved_step
-        self._sum: Tensor | float = 0.0
-        self._step = -1
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add up losses and norms: the sum is finite just when all of them are."""
-        self._sum = self._sum + outputs["loss"].detach() + cast(TrainingModule, pl_module).gradient_norm
-        self._step = trainer.global_step
-        if pl_module.device.type == "cpu" or self._step % self.every == 0:
-            self.check()
-
-    def check(self) -> None:
-        """Raise UserError where something was not finite since the last check."""
-        finite, self._sum = math.isfinite(float(self._sum)), 0.0
-        if finite:
-            return
-        what = f"the loss or its gradient is not finite at step {self._step}"
-        last = f"the last good checkpoint is step {self.saved_step}" if self.saved_step else "none is saved"
-        raise UserError(what, self.folder, f"{last}; lower train.learning_rate or train.clip")
+ECHO = 1.0
+"""Seconds in which a second signal is the first once more: the terminal sends Ctrl-C to every process of a
+run, and so does the one that started them."""
 
 
 class Stopped(Exception):
@@ -169,7 +147,7 @@ class Stop:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, minutes: float | None) -> None:
-        self.number = 0
+        self.number, self._heard_at = 0, -math.inf
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self._before: dict[int, Any] = {}
 
@@ -191,9 +169,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._heard_at < (ECHO if several() else 0.0):
+            return
         if self.number:
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self._heard_at = number, time.monotonic()
         warn("stopping after this step, to save; once more to stop at once")
 
     @property
@@ -208,32 +188,32 @@ class Saver(L.Callback):
     Comes last in the list of callbacks, since it may end the run.
 
     Args:
-        folder: of the run.
         every: steps.
+        keep: how many of the last checkpoints to keep; 0 = not even the best besides the last.
         stop: asked after every step.
-        save: writes everything but `resume.ckpt`; called with the step.
+        save: writes everything but `resume.ckpt`; called with the step and the folder.
         own: our part of `resume.ckpt`, plain values; see `checkpoint.read_resume`.
         meter: whose clock stands still meanwhile.
-        health: asked before saving, so that no broken weights replace good ones.
+        health: asked before saving, so that no broken weights replace good ones; it knows the folder.
     """
 
     def __init__(
         self,
-        folder: Path,
         every: int,
+        keep: int,
         stop: Stop,
-        save: Callable[[int], None],
+        save: Callable[[int, Path], None],
         own: Mapping[str, Any],
         meter: Meter,
         health: Health,
     ) -> None:
-        self.folder, self.every, self.stop = folder, every, stop
+        self.folder, self.every, self.keep, self.stop = health.folder, every, keep, stop
         self.save, self.own, self.meter, self.health = save, own, meter, health
-        self._step = -1
+        self._step, self._best = -1, math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals back from Lightning."""
-        self._step = trainer.global_step
+        self._step, self._best = trainer.global_step, from_first(lambda: best_loss(self.folder))
         self.stop.install()
 
     def on_train_batch_end(
@@ -243,34 +223,68 @@ class Saver(L.Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        number, late = self.stop.number, self.stop.late
+        number, late = (int(x) for x in largest(self.stop.number, self.stop.late))
+        self.stop.number = number
         if number or late or self._step % self.every == 0 or self._step == trainer.max_steps:
             with self.meter.watch.paused():
                 self.write(trainer)
         if number:
             raise Stopped(number)
-        trainer.should_stop = trainer.should_stop or late
+        trainer.should_stop = trainer.should_stop or bool(late)
 
     def write(self, trainer: L.Trainer) -> None:
         """Save now. Raises UserError where the disk refuses; the last checkpoint is whole then."""
-        self.health.check()
+        self.health.check_weights(trainer)
         partial = self.folder / f"{RESUME}.partial"
         try:
-            self.save(self._step)
+            self.save(self._step, self.folder)
             trainer.save_checkpoint(partial, weights_only=False)
-            sync(partial)
-            partial.replace(self.folder / RESUME)
+            if leads():
+                sync(partial)
+                partial.replace(self.folder / RESUME)
+            meet()  # nobody leaves before it is on the disk
         except (OSError, RuntimeError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            for file in self.folder.glob("*.partial"):
+                file.unlink(missing_ok=True)
             fix = "the last checkpoint is untouched; make room and train on"
             raise UserError(f"step {self._step} can't be saved: {error}", self.folder, fix) from error
         self.health.saved_step = self._step
+        self._keep_last()
+
+    def _keep_last(self) -> None:
+        try:
+            if leads():
+                keep_last(self.folder, self._step, self.keep)
+        except (OSError, UserError) as error:
+            warn(f"step {self._step} can't be kept besides the last: {error}")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights where they are the best so far; that a disk is full is only told here."""
+        loss = self.meter.losses["valid"].get("loss", math.inf)
+        if not self.keep or trainer.sanity_checking or not loss < self._best:
+            return
+        self._best = loss
+        try:
+            with self.meter.watch.paused():
+                self.save(trainer.global_step, self.folder / FOLDER / BEST)
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            warn(f"the best checkpoint, step {trainer.global_step}, can't be kept: {error}")
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add our own part."""
         checkpoint[OWN] = {**self.own, "step": self._step}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the micro-batches so far as if they had been cut as they are now, on other devices."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        step = checkpoint[OWN]["step"]
+        more = step * trainer.accumulate_grad_batches - progress["total"]["processed"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update({name: count + more for name, count in counts.items()})
 
 
 class Sampler(L.Callback):
@@ -298,12 +312,12 @@ class Sampler(L.Callback):
         self._step = trainer.global_step
         if self._step % self.every:
             return
-        net = cast(TrainingModule, pl_module).net
-        with self.watch.paused(), torch.random.fork_rng(), torch.no_grad():
-            net.eval()
+        module = cast(TrainingModule, pl_module)
+        with self.watch.paused(), torch.random.fork_rng(), torch.no_grad(), module.eager():
+            module.net.eval()
             try:
                 self.write(self.folder / "samples" / f"step-{self._step:06d}", self._step)
             except Exception as error:  # a sample is never worth a run
                 warn(f"no samples at step {self._step}: {error or type(error).__name__}")
             finally:
-                net.train()
+                module.net.train()

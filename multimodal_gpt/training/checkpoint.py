@@ -1,6 +1,7 @@
 """A trained run as a folder: weights, vocabulary, recipe, and what is needed to go on training exactly.
 
     model.safetensors  checkpoint.json  vocabulary.json (+ files it names)  recipe.yaml    to generate
+    lora.safetensors   instead, where only adapters learnt: what is to be added to the weights of another run
     resume.ckpt                                                                            to train on
 
 Nothing is unpickled: weights are safetensors, `resume.ckpt` is read with torch's `weights_only`.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import write_text
+from multimodal_gpt.model import lora
 from multimodal_gpt.model.gpt import GPT, gpt_config
 from multimodal_gpt.recipe.load import load_recipe, save_recipe
 from multimodal_gpt.recipe.schema import Recipe
@@ -32,7 +34,19 @@ from multimodal_gpt.stream.vocabulary import Vocabulary, read_manifest
 
 FORMAT = 1
 WEIGHTS, CHECKPOINT, RECIPE, RESUME = "model.safetensors", "checkpoint.json", "recipe.yaml", "resume.ckpt"
+DELTAS = "lora.safetensors"
+TABLE, NEW_ROWS = "embedding.weight", "embedding.new_rows"
 COPY_AGAIN = "copy it again from where the run was trained, or train again"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that another one began from: its folder, the hash of its weights, its step and its ids."""
+
+    run: str
+    sha256: str
+    step: int
+    ids: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +62,34 @@ class Loaded:
 def save_run(folder: Path, net: GPT, vocabulary: Vocabulary, recipe: Recipe, info: Mapping[str, Any]) -> Path:
     """Write everything that generating needs into `folder`; the reverse is `load_weights`.
 
-    `info` is plain values and holds at least `step` and `tokens`. After a crash at any moment the folder
-    holds the old checkpoint or the new one: `checkpoint.json` describes both while the weights change places.
+    `info` is plain values and holds at least `step` and `tokens`, and `origin` where the run began from
+    another one: with adapters, only what is to be added to that is written. After a crash at any moment the
+    folder holds the old checkpoint or the new one: `checkpoint.json` describes both while the weights change
+    places.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not _holds(folder, vocabulary):
         vocabulary.save(folder)
     save_recipe(recipe, folder / RECIPE)
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(_plain_weights(net), partial)
+    name, weights = WEIGHTS, dict(net.state_dict())
+    about: dict[str, Any] = {"format": FORMAT, "config": asdict(net.config)}
+    about["fingerprint"] = vocabulary.fingerprint
+    if recipe.train.lora.rank:
+        name, weights = DELTAS, _deltas(net, vocabulary, Origin(**info["origin"]))
+        about["scale"] = recipe.train.lora.alpha / recipe.train.lora.rank
+    partial = folder / f"{name}.partial"
+    save_file({key: weight.detach().cpu().contiguous() for key, weight in weights.items()}, partial)
     sync(partial)
-    current = {"sha256": file_hash(partial), **info}
-    about = {"format": FORMAT, "fingerprint": vocabulary.fingerprint, "config": asdict(net.config)}
+    current = {"weights": name, "sha256": file_hash(partial), **info}
     _write_json(folder / CHECKPOINT, {**about, **current, "previous": _current(folder)})
-    partial.replace(folder / WEIGHTS)
+    partial.replace(folder / name)
     return folder
+
+
+def _deltas(net: GPT, vocabulary: Vocabulary, origin: Origin) -> dict[str, Tensor]:
+    """What the adapters learnt, and the rows of ids that the origin does not know."""
+    rows = {NEW_ROWS: net.embedding.weight[origin.ids :]} if vocabulary.size > origin.ids else {}
+    return {**lora.deltas(net), **rows}
 
 
 def _holds(folder: Path, vocabulary: Vocabulary) -> bool:
@@ -70,10 +97,6 @@ def _holds(folder: Path, vocabulary: Vocabulary) -> bool:
         return bool(read_manifest(folder / VOCABULARY)["fingerprint"] == vocabulary.fingerprint)
     except UserError:
         return False
-
-
-def _plain_weights(net: GPT) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().contiguous() for name, weight in net.state_dict().items()}
 
 
 def _current(folder: Path) -> dict[str, Any] | None:
@@ -112,13 +135,18 @@ def read_info(folder: Path) -> dict[str, Any]:
         complete = False
     if not complete:
         raise UserError("the file is damaged", path, COPY_AGAIN)
-    weights = folder / WEIGHTS
+    weights = weights_file(folder, info)
     if not weights.is_file():
         raise UserError("the file is missing", weights, COPY_AGAIN)
     return _matching(info, weights)
 
 
 _REQUIRED = {"fingerprint": str, "config": dict, "sha256": str, "step": int, "tokens": int}
+
+
+def weights_file(folder: Path, info: Mapping[str, Any]) -> Path:
+    """Where the weights of a run are: all of them, or what is to be added to another run's."""
+    return folder / (DELTAS if info.get("weights") == DELTAS else WEIGHTS)
 
 
 def _matching(info: dict[str, Any], weights: Path) -> dict[str, Any]:
@@ -155,7 +183,9 @@ def load_weights(
         raise UserError(what, folder / CHECKPOINT, COPY_AGAIN)
     with torch.device("meta"):
         net = GPT(config)
-    net.load_state_dict(_weights(folder / WEIGHTS, net), assign=True)
+    weights = read_weights(folder, info)
+    _check_names(weights, net, weights_file(folder, info))
+    net.load_state_dict(weights, assign=True)
     net.reset_waves()
     return Loaded(net.to(device).eval().requires_grad_(False), vocabulary, recipe, info)
 
@@ -169,17 +199,54 @@ def _recipe(path: Path) -> Recipe:
         raise error.within(path.parent) from error
 
 
-def _weights(path: Path, net: GPT) -> dict[str, Tensor]:
-    expected = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+def read_weights(folder: Path, info: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All weights of a run by name; deltas are added to the run that they began from.
+
+    Args:
+        folder: the run.
+        info: what `read_info` gives for it.
+
+    Raises UserError where a file is damaged, or that other run is missing or another one by now.
+    """
+    path = weights_file(folder, info)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"is not a safetensors file: {error}", path, COPY_AGAIN) from None
+    return _merged(folder, info, weights) if path.name == DELTAS else weights
+
+
+def _merged(folder: Path, info: Mapping[str, Any], deltas: dict[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        origin, scale = Origin(**info["origin"]), float(info["scale"])
+        base, base_info = _find_origin(folder, origin)
+        weights = lora.merged(read_weights(base, base_info), deltas, scale)
+        if NEW_ROWS in deltas:
+            weights[TABLE] = torch.cat((weights[TABLE][: origin.ids], deltas[NEW_ROWS]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"is damaged: {error}", weights_file(folder, info), COPY_AGAIN) from None
+    return weights
+
+
+def _find_origin(folder: Path, origin: Origin) -> tuple[Path, dict[str, Any]]:
+    """The run that `folder` began from: where it was, or beside `folder`."""
+    places = [Path(origin.run), folder.resolve().parent / Path(origin.run).name]
+    fix = f"put it there or beside {folder.name}; `mmgpt merge` makes a run that needs no other"
+    for place in places:
+        if (place / CHECKPOINT).is_file():
+            info = read_info(place)
+            if info["sha256"] == origin.sha256:
+                return place, info
+            fix = f"it is at step {info['step']} now, not {origin.step}; put the old one back, or train again"
+    raise UserError(f"needs the run that it began from: {origin.run}", folder, fix)
+
+
+def _check_names(weights: Mapping[str, Tensor], net: GPT, path: Path) -> None:
+    expected = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if found != expected:
         what = f"holds other weights than {RECIPE} and {VOCABULARY} ask for: {_differences(found, expected)}"
         raise UserError(what, path, COPY_AGAIN)
-    return weights
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

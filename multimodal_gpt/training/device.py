@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ def choose_device(device: str, precision: str) -> Device:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return Device("cuda", _precision(precision, fast), torch.cuda.get_device_name())
     return Device("mps", _precision(precision, False), "Apple GPU")
+
+
+def set_threads(threads: int, processes: int) -> None:
+    """Let torch use `threads` of the CPU; 0 = all, shared evenly by the processes of this machine."""
+    if threads or processes > 1:
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // processes))
 
 
 def _precision(wanted: str, fast_bf16: bool) -> Precision:

@@ -83,9 +83,11 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let it stand for a while."""
+        """Let it stand for a while, then go on if it ran."""
+        running = self._since is not None
         self.stop()
         try:
             yield
         finally:
-            self.start()
+            if running:
+                self.start()

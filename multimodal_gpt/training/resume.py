@@ -11,21 +11,33 @@ from pydantic import ValidationError
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.training.checkpoint import CHECKPOINT, OWN, RESUME, WEIGHTS, read_resume
+from multimodal_gpt.training.checkpoint import CHECKPOINT, DELTAS, OWN, RESUME, WEIGHTS, read_resume
+from multimodal_gpt.training.keep import BEST, FOLDER
 from multimodal_gpt.training.metrics import METRICS
 
 FREE_TRAIN = (
     "steps",
     "minutes",
     "save_every",
+    "keep",
     "evaluate_every",
     "evaluate_rows",
     "log_every",
     "sample_every",
 )
-FREE_PLACE = ("samples", "device", "threads", "workers", "tensorboard")
+FREE_PLACE = (
+    "samples",
+    "device",
+    "strategy",
+    "devices",
+    "nodes",
+    "threads",
+    "compile",
+    "workers",
+    "tensorboard",
+)
 FREE = {
-    *("run", "data.shards", "data.workers", "data.seconds_per_file"),
+    *("run", "init_from", "data.shards", "data.workers", "data.seconds_per_file"),
     *(f"train.{key}" for key in (*FREE_TRAIN, *FREE_PLACE)),
 }
 """Options that may change when a run goes on; from there the schedule is that of the new `train.steps`."""
@@ -39,7 +51,7 @@ def resume_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     """
     path = folder / RESUME
     if not path.exists():
-        if (folder / WEIGHTS).exists():
+        if (folder / WEIGHTS).exists() or (folder / DELTAS).exists():
             raise UserError(f"holds a trained model but no {RESUME} to go on from", folder, OTHER_RUN)
         return None
     state = read_resume(path)
@@ -73,7 +85,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def clear(folder: Path) -> None:
     """Take away what an earlier run left in the folder; shards stay."""
-    for name in (RESUME, CHECKPOINT, WEIGHTS, METRICS, f"{RESUME}.partial", f"{WEIGHTS}.partial"):
+    for name in (RESUME, WEIGHTS, DELTAS):
+        (folder / f"{name}.partial").unlink(missing_ok=True)
+    for name in (RESUME, CHECKPOINT, WEIGHTS, DELTAS, METRICS):
         (folder / name).unlink(missing_ok=True)
-    for samples in sorted((folder / "samples").glob("step-*")):
-        shutil.rmtree(samples)
+    shutil.rmtree(folder / FOLDER / BEST, ignore_errors=True)
+    for made in sorted([*(folder / "samples").glob("step-*"), *(folder / FOLDER).glob("step-*")]):
+        shutil.rmtree(made)

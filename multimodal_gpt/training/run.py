@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from multimodal_gpt.console import progress, say
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.model.gpt import GPT, gpt_config
 from multimodal_gpt.recipe.load import arrangements, modalities
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.vocabulary import Vocabulary
 from multimodal_gpt.training.callbacks import Stop, Stopped
 from multimodal_gpt.training.checkpoint import OWN, RECIPE, RESUME, read_info
-from multimodal_gpt.training.device import choose_device, quiet_lightning
+from multimodal_gpt.training.device import choose_device, quiet_lightning, set_threads
+from multimodal_gpt.training.initial import begin
 from multimodal_gpt.training.job import (
+    Batching,
     Corpus,
     Job,
     batching,
@@ -30,11 +30,15 @@ from multimodal_gpt.training.job import (
     make_watchers,
     save,
 )
+from multimodal_gpt.training.launch import launch
 from multimodal_gpt.training.metrics import losses_of, read_metrics
 from multimodal_gpt.training.module import TrainingModule
 from multimodal_gpt.training.resume import OTHER_RUN, clear, resume_state
+from multimodal_gpt.training.strategy import ALONE, Team, assemble, from_first, hollow, member
 
 State = Mapping[str, Any]
+SHARDS_CHANGED = "the shards are not those that the run was trained on"
+WEIGHTS_CHANGED = "the run in init_from does not hold the weights that this one began from"
 
 
 @dataclass(frozen=True)
@@ -66,23 +70,34 @@ def train(recipe: Recipe, *, restart: bool = False) -> RunResult:
     Ctrl-C (SIGTERM) saves, says how to go on and raises SystemExit(130) (143). Raises UserError where
     the recipe, the data or what is in the run folder does not allow it.
     """
+    team = assemble(recipe.train)
+    cut = batching(recipe, team.size)
+    if not team.started:
+        launch(recipe, team.size, restart=restart)
+        step = read_info(Path(recipe.run))["step"]
+        return _result(Path(recipe.run), "steps" if step >= recipe.train.steps else "minutes")
+    with member(team, choose_device(recipe.train.device, recipe.train.precision).accelerator):
+        return _train(recipe, team, cut, restart)
+
+
+def _train(recipe: Recipe, team: Team, cut: Batching, restart: bool) -> RunResult:
     # 1) The run: a new one, or one that goes on with the same recipe.
     state = None if restart else resume_state(Path(recipe.run), recipe)
 
     # 2) Shards: prepared where they are missing, or were made from something else.
     from multimodal_gpt.data.prepare import prepare
 
-    shards = prepare(recipe).folder
+    shards = from_first(lambda: prepare(recipe).folder)
     trusted = {m.name: m.plugin for m in modalities(recipe) if m.is_file}
     vocabulary, corpus = Vocabulary.load(shards, trusted), survey(shards)
 
     # 3) Rows: whole documents packed, the same for the same seed on any number of workers.
     from multimodal_gpt.data.datamodule import RowsData
 
-    rows = RowsData(shards, vocabulary, arrangements(recipe, vocabulary), recipe, batching(recipe))
+    rows = RowsData(shards, vocabulary, arrangements(recipe, vocabulary), recipe, cut)
 
     # 4) to 6) Model, Trainer, folder.
-    return fit(recipe, vocabulary, rows, corpus, state)
+    return fit(recipe, vocabulary, rows, corpus, state, team)
 
 
 def survey(shards: Path) -> Corpus:
@@ -102,17 +117,21 @@ def fit(
     rows: L.LightningDataModule,
     corpus: Corpus,
     state: State | None = None,
+    team: Team = ALONE,
 ) -> RunResult:
-    """Steps 4 to 6 of `train`, on any rows; `state` is what `resume_state` gave."""
-    # 4) The model, the same for the same seed.
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
+    """Steps 4 to 6 of `train`, on any rows; `state` is what `resume_state` gave.
+
+    Every process of a team calls it, as `member` of that team.
+    """
+    # 4) The model: fresh weights, or those of the run that this one begins from.
+    set_threads(recipe.train.threads, team.local)
     device = choose_device(recipe.train.device, recipe.train.precision)
-    torch.manual_seed(recipe.seed)
-    net = GPT(gpt_config(recipe.model, vocabulary.table_size))
-    job = Job(recipe, vocabulary, corpus, net, device, start=state[OWN]["step"] if state else 0)
-    if not _begin(job, state):
-        return _result(job, "before")
+    beginning, start = begin(recipe, vocabulary), state[OWN]["step"] if state else 0
+    net = beginning.net
+    shape = hollow(net) if team.sharded else None
+    job = Job(recipe, vocabulary, corpus, net, device, start, beginning.origin, team, shape)
+    if not from_first(lambda: _begin(job, state, beginning.learning)):
+        return _result(job.folder, "before")
 
     # 5) Lightning runs the steps; our callbacks do what happens between them.
     owners = [(r.name, r.first, r.stop) for r in vocabulary.ranges.values()]
@@ -138,24 +157,35 @@ def fit(
         _say_goodbye(job, stop.number)
 
     # 6) The folder, with what the last validation said.
-    save(job, meter, trainer.global_step)
-    return _result(job, "steps" if trainer.global_step >= recipe.train.steps else "minutes")
+    save(job, meter, trainer.global_step, job.folder)
+    ended = "steps" if trainer.global_step >= recipe.train.steps else "minutes"
+    return from_first(lambda: _result(job.folder, ended))
 
 
-def _begin(job: Job, state: State | None) -> bool:
+def _begin(job: Job, state: State | None, learning: int) -> bool:
     """Check what a resumed run stands on, or clear the folder for a new one; False where all is done."""
-    now = {"fingerprint": job.vocabulary.fingerprint, "shards": job.corpus.digest}
-    if state is not None and any(state[OWN][key] != value for key, value in now.items()):
-        raise UserError("the shards are not those that the run was trained on", job.folder, OTHER_RUN)
+    changed = [k for k, v in job.inputs.items() if state is not None and state[OWN].get(k) != v]
+    if changed:
+        what = WEIGHTS_CHANGED if changed == ["origin"] else SHARDS_CHANGED
+        raise UserError(what, job.folder, OTHER_RUN)
     if job.start >= job.recipe.train.steps:
         say(f"{job.folder} has all its {job.start} steps; for more: train.steps={2 * job.start}")
         return False
     if state is None:
         clear(job.folder)
     job.folder.mkdir(parents=True, exist_ok=True)
-    for line in header(job):
+    for line in [*header(job), *_origin(job, learning)]:
         say(line)
     return True
+
+
+def _origin(job: Job, learning: int) -> list[str]:
+    """A line about what the run begins from and how much of it learns; none where it is new and all does."""
+    total = job.net.parameter_count
+    if job.origin is None and learning == total:
+        return []
+    place = f"{job.origin.run}, step {job.origin.step:,}" if job.origin else "fresh weights"
+    return [f"from    {place}; {learning:,} of {total:,} parameters learn"]
 
 
 def _say_goodbye(job: Job, number: int) -> None:
@@ -167,13 +197,13 @@ def _say_goodbye(job: Job, number: int) -> None:
     raise SystemExit(128 + number)
 
 
-def _result(job: Job, ended: str) -> RunResult:
+def _result(folder: Path, ended: str) -> RunResult:
     """What there is to say of a run, from its folder."""
-    info, rows = read_info(job.folder), read_metrics(job.folder)
+    info, rows = read_info(folder), read_metrics(folder)
     by_split = {s: [losses_of(r) for r in rows if r["split"] == s] for s in ("train", "valid")}
     first = [losses_of(r) for r in rows if r["split"] == "valid" and r["step"] == "0"]
     return RunResult(
-        folder=job.folder,
+        folder=folder,
         ended=ended,
         step=info["step"],
         tokens=info["tokens"],
