@@ -127,10 +127,16 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
 def test_a_truncated_file_is_named(folder, name, keep):
     data = (folder / name).read_bytes()
-    if name == "recipe.yaml" and keep == 0.99:
-        pytest.skip("a shorter YAML may be whole")
     (folder / name).write_bytes(data[: int(len(data) * keep)])
     assert name in message(folder)
+
+
+def test_a_recipe_cut_anywhere_is_named(folder):
+    lines = (folder / "recipe.yaml").read_text().splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        for end in ("", lines[kept][: len(lines[kept]) // 2]):
+            (folder / "recipe.yaml").write_text("".join(lines[:kept]) + end)
+            assert "recipe.yaml" in message(folder)
 
 
 @pytest.mark.parametrize(

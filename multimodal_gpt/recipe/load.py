@@ -22,6 +22,7 @@ from multimodal_gpt.stream.vocabulary import Vocabulary
 Raw = dict[str, Any]
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml")
+START, END = "---\n", "...\n"
 
 
 def names() -> dict[str, Path]:
@@ -277,8 +278,19 @@ def arrangements(recipe: Recipe, vocabulary: Vocabulary) -> list[Arrangement]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> Path:
-    """Write a recipe with every default filled in, the reverse of `load_recipe`; its comments are lost."""
-    return write_text(path, to_yaml(recipe.plain()))
+    """Write a recipe with every default filled in, the reverse of `load_recipe`; its comments are lost.
+
+    YAML's marks of a document stand around it, so that `load_saved` can tell a file that was cut short.
+    """
+    return write_text(path, f"{START}{to_yaml(recipe.plain())}{END}")
+
+
+def load_saved(path: Path) -> Recipe:
+    """The reverse of `save_recipe`. Raises UserError as `load_recipe` does, and where the end is missing."""
+    text = read_text(path)
+    if text.startswith(START) and not text.rstrip().endswith(f"\n{END.rstrip()}"):
+        raise UserError(f"is cut short: its last line is not `{END.rstrip()}`", path.name, "copy it again")
+    return load_recipe(path)
 
 
 def json_schema() -> Mapping[str, Any]:
