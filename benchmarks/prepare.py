@@ -1,8 +1,8 @@
 """How fast MIDI files become ids and shards, against MidiTok; every contender in one run, taking turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/prepare.py [FOLDER] [--files 400] [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/prepare.py [FOLDER ...] [--files 400] [--rounds 5]
 
-FOLDER holds MIDI files, searched recursively; without it, tunes are made up. Compared, in files per CPU
+A FOLDER holds MIDI files, searched recursively; without one, tunes are made up. Compared, in files per CPU
 second of one process, from a path to ids:
 
     "miditok, whole file"     MidiTok's REMI reads the file as it comes, all tracks
@@ -18,9 +18,9 @@ same: ours of the whole file, ours and MidiTok's of the melody alone. If one isn
 code is 1. All contenders take ten files each in turn, so that a noisy machine is unfair to none; a ratio is
 the median over rounds.
 
-Then shards are prepared from FOLDER by the recipe own_folder (text, tags, chords and melody in twelve keys)
-with one worker and with two, in turn, in wall seconds; of each the best round counts, and so does the start
-of the workers. Prints one JSON line per contender and per ratio.
+Then shards are prepared from all of them by the recipe own_folder (text, tags, chords and melody in twelve keys)
+with one worker and with two, in turn, in wall seconds, from nothing; the start of the workers counts.
+The ratio is the median of the rounds of one over the median of the rounds of the other. Prints one JSON line per contender and per ratio.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ CHUNK = 10  # files in a turn
 def main() -> int:
     """Run all contenders; the exit code is 1 where ids differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, help="MIDI files; made up if absent")
+    parser.add_argument("folders", nargs="*", type=Path, help="MIDI files; made up if absent")
     parser.add_argument("--files", type=int, default=400, help="use at most so many to compare encoders")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prepare-rounds", type=int, default=3, help="0 = encoders only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = options.folder or make_tunes(Path(name) / "tunes", options.files)
+        folders = options.folders or [make_tunes(Path(name) / "tunes", options.files)]
         alone = Path(name) / "alone"
         alone.mkdir()
-        files = melodies(folder, alone, options.files)
+        files = melodies(folders, alone, options.files)
         different = compare_encoders(files, options.rounds)
-        compare_workers(folder, Path(name) / "run", options.prepare_rounds)
+        compare_workers(folders, Path(name) / "run", options.prepare_rounds)
     for path in different:
         print(f"{path}: the ids differ", file=sys.stderr)
     return 1 if different else 0
@@ -98,11 +98,11 @@ def make_tunes(folder: Path, count: int) -> Path:
     return folder
 
 
-def melodies(folder: Path, alone: Path, count: int) -> list[tuple[Path, Path]]:
+def melodies(folders: Sequence[Path], alone: Path, count: int) -> list[tuple[Path, Path]]:
     """The first `count` files that hold a melody, and where each one's melody is written alone."""
     tokenizer = melody.build(STEPS)
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _midi.SUFFIXES):
+    for path in sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in _midi.SUFFIXES):
         for item in tokenizer.read(path):
             line = tokenizer.decode(tokenizer.encode(item.content))
             found.append((path, alone / f"{len(found):06d}.mid"))
@@ -110,7 +110,7 @@ def melodies(folder: Path, alone: Path, count: int) -> list[tuple[Path, Path]]:
         if len(found) == count:
             break
     if not found:
-        raise SystemExit(f"{folder}: no MIDI file with a melody")
+        raise SystemExit(f"{folders}: no MIDI file with a melody")
     return found
 
 
@@ -191,14 +191,14 @@ def miditok_remi() -> miditok.REMI:
     return miditok.REMI(config)
 
 
-def compare_workers(folder: Path, run: Path, rounds: int) -> None:
-    """Print wall seconds of preparing a folder with one and with two workers, and the ratio."""
+def compare_workers(folders: Sequence[Path], run: Path, rounds: int) -> None:
+    """Print wall seconds of preparing folders with one and with two workers, and the ratio."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for workers, taken in seconds.items():
             places = [
                 f"run={run}-{workers}",
-                f"data.folders=[{folder.absolute()}]",
+                f"data.folders=[{','.join(str(f.absolute()) for f in folders)}]",
                 f"data.workers={workers}",
             ]
             recipe = load_recipe("own_folder", places)
@@ -210,8 +210,8 @@ def compare_workers(folder: Path, run: Path, rounds: int) -> None:
         if taken:
             say(contender=f"prepare, {workers} workers", documents=documents, seconds=rounded(taken))
     if rounds:
-        ratio = min(seconds[1]) / min(seconds[2])
-        say(ratio="prepare, 2 workers / 1 worker", best=round(ratio, 2))
+        ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
+        say(ratio="prepare, 2 workers / 1 worker", of_medians=round(ratio, 2))
 
 
 def rounded(values: Sequence[float]) -> list[float]:

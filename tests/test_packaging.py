@@ -143,7 +143,7 @@ def test_ci_runs_what_the_readme_says() -> None:
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     for command in (
-        'pip install --quiet -e ".[dev]" && pytest',
+        'pip install --quiet -e ".[dev]" && pytest -q -n auto',
         "ruff check .",
         "ruff format --check .",
         "mypy",

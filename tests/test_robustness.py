@@ -129,7 +129,7 @@ def test_a_full_disk(tmp_path, monkeypatch, number):
     folder, run = write_corpus(tmp_path / "d", 5), tmp_path / "run"
     before = files(quietly(toy_recipe(folder, run)).folder)
     write_corpus(folder, 9, seed=2)
-    monkeypatch.setattr(parts, "BYTES_PER_PART", 4000)
+    monkeypatch.setattr(parts, "BYTES_PER_PART", 1000)
     recipe = toy_recipe(folder, run, shifts=[0, 1])
     with monkeypatch.context() as patch:
         fail_at(patch, number)

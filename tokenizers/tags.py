@@ -21,7 +21,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,12 @@ def spell(field: str, value: object) -> str:
         >>> spell("key", "Dmaj"), spell("meter", "2/2"), spell("tempo", 138.0), spell("type", " Slip  Jig")
         ('D major', '4/4', 'fast', 'slip jig')
     """
-    plain = " ".join(str(value).split())
-    return _SPELL.get(field, str.lower)(plain)
+    return _spelt(field, str(value))
+
+
+@lru_cache(maxsize=4096)
+def _spelt(field: str, words: str) -> str:
+    return _SPELL.get(field, str.lower)(" ".join(words.split()))
 
 
 def _key(plain: str) -> str:

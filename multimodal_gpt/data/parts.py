@@ -2,11 +2,12 @@
 only what has changed.
 
     part-00000.arrow ...    columns key, session, skips, references (JSON) and
-                            documents: [{brief (JSON), rows, bytes, copies}]
+                            documents: [{brief (JSON), rows, bytes, copies_lz4}]
 
-`copies` is a record batch in the columns of a shard and `pending`: [{modality, content, pickled}], what is
-still to be encoded when its modality has learnt. Content that JSON can't hold is pickled and then read by
-the very process (and its workers) that wrote it, never by another: its group is read again next time.
+`copies_lz4` is, compressed from so many bytes, a record batch in the columns of a shard and `pending`:
+[{modality, content, pickled}], what is still to be encoded when its modality has learnt. Content that JSON
+can't hold is pickled and then read by the very process (and its workers) that wrote it, never by another:
+its group is read again next time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multimodal_gpt.data.batches import StoredDocument, View, schema, to_batch
+from multimodal_gpt.data.batches import CODEC, StoredDocument, View, schema, to_batch
 from multimodal_gpt.data.copies import Answer, Brief, Copy
 from multimodal_gpt.data.reading import Skip
 from multimodal_gpt.errors import UserError
@@ -51,11 +52,14 @@ Reference = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Packed:
-    """An `Answer` as it is stored; not `lasting` where it holds something pickled."""
+    """An `Answer` as it is stored; not `lasting` where it holds something pickled.
+
+    `documents`: brief, number of copies, their size in bytes, and the copies compressed.
+    """
 
     skips: str
     references: str
-    documents: tuple[tuple[str, int, bytes], ...]
+    documents: tuple[tuple[str, int, int, bytes], ...]
     lasting: bool
 
 
@@ -72,13 +76,15 @@ class Place:
 
 def pack(answer: Answer) -> Packed:
     """An answer as bytes; `Parts.briefs` and `Reader.copies` are the reverse."""
+    import pyarrow as pa
+
     documents = [_pack_copies(copies, brief.source) for brief, copies in answer.documents]
     briefs = [_brief_json(brief) for brief, _ in answer.documents]
     return Packed(
         json.dumps([[s.source, s.kind, s.reason] for s in answer.skips]) if answer.skips else "",
         json.dumps(answer.references) if answer.references else "",
         tuple(
-            (brief, len(copies), data)
+            (brief, len(copies), data.size, pa.compress(data, CODEC, asbytes=True))
             for brief, (_, copies), (data, _) in zip(briefs, answer.documents, documents, strict=True)
         ),
         all(lasting for _, lasting in documents),
@@ -94,7 +100,7 @@ def _read_brief(text: str) -> Brief:
     return Brief(**{**told, "templates": tuple(told["templates"]), "sketch": bytes.fromhex(told["sketch"])})
 
 
-def _pack_copies(copies: Sequence[Copy], source: str) -> tuple[bytes, bool]:
+def _pack_copies(copies: Sequence[Copy], source: str) -> tuple[pa.Buffer, bool]:
     import pyarrow as pa
 
     batch = to_batch([StoredDocument(c.segments, dict(c.metadata), source, "", c.shift) for c in copies])
@@ -102,7 +108,7 @@ def _pack_copies(copies: Sequence[Copy], source: str) -> tuple[bytes, bool]:
     batch = pa.RecordBatch.from_arrays(
         [*batch.columns, pa.array(pending, copies_schema().field("pending").type)], schema=copies_schema()
     )
-    return batch.serialize().to_pybytes(), not any(p["pickled"] for row in pending for p in row)
+    return batch.serialize(), not any(p["pickled"] for row in pending for p in row)
 
 
 def _pack_content(segment: Segment) -> dict[str, Any]:
@@ -129,7 +135,12 @@ def _part_schema() -> pa.Schema:
     import pyarrow as pa
 
     document = pa.struct(
-        [("brief", pa.string()), ("rows", pa.int32()), ("bytes", pa.int64()), ("copies", pa.large_binary())]
+        [
+            ("brief", pa.string()),
+            ("rows", pa.int32()),
+            ("bytes", pa.int64()),
+            ("copies_lz4", pa.large_binary()),
+        ]
     )
     columns = [("key", pa.binary(16)), ("session", pa.string()), ("skips", pa.string())]
     return pa.schema([*columns, ("references", pa.string()), ("documents", pa.list_(document))])
@@ -183,7 +194,7 @@ class Parts:
     def add(self, key: bytes, packed: Packed) -> None:
         """Keep the answer of a group; it is on disk after `flush`, or a little later by itself."""
         self._new.append((key, packed))
-        self._size += sum(len(data) for _, _, data in packed.documents)
+        self._size += sum(len(data) for *_, data in packed.documents)
         if self._size >= BYTES_PER_PART or time.monotonic() - self._since >= SECONDS_PER_PART:
             self.flush()
 
@@ -215,7 +226,7 @@ class Parts:
             [p.skips for _, p in self._new],
             [p.references for _, p in self._new],
             [
-                [{"brief": b, "rows": n, "bytes": len(d), "copies": d} for b, n, d in p.documents]
+                [{"brief": b, "rows": n, "bytes": size, "copies_lz4": d} for b, n, size, d in p.documents]
                 for _, p in self._new
             ],
         ]
@@ -348,32 +359,39 @@ class Reader:
 
     def copies(self, place: Place) -> list[Copy]:
         """The copies of a document, the unshifted one first."""
-        batch, pending = self._batch(place)
+        batch, session = self._batch(place)
         view, edges = View.of(batch, self.names), batch.column(PENDING).offsets.to_pylist()
+        fields = (field.to_pylist() for field in batch.column(PENDING).values.flatten())
+        pending = [Segment(m, self._content(c, p, session)) for m, c, p in zip(*fields, strict=True)]
         documents = (view.document(row) for row in range(len(view)))
         return [
             Copy(d.shift, d.metadata, d.segments, tuple(pending[first:last]))
             for d, first, last in zip(documents, edges, edges[1:], strict=False)
         ]
 
-    def pending(self, place: Place) -> list[Segment]:
-        """What is to be encoded of all copies of a document, without the rest: 5 times as fast."""
-        return self._batch(place)[1]
+    def contents(self, place: Place, modality: str) -> Iterator[Any]:
+        """What is to be encoded of a modality in all copies of a document, without the rest."""
+        batch, session = self._batch(place)
+        names, *fields = batch.column(PENDING).values.flatten()
+        for index, name in enumerate(names.to_pylist()):
+            if name == modality:
+                content, pickled = (field[index].as_py() for field in fields)
+                yield self._content(content, pickled, session)
 
-    def _batch(self, place: Place) -> tuple[Any, list[Segment]]:
+    def _batch(self, place: Place) -> tuple[Any, str]:
+        """The copies of a document, and the session that they are of."""
         import pyarrow as pa
 
         part = self._parts[place.part]
         copies = part.fields[3][int(part.offsets[place.row]) + place.number]
-        session = part.batch.column(1)[place.row].as_py()
-        batch = pa.ipc.read_record_batch(copies.as_buffer(), copies_schema())
-        fields = (field.to_pylist() for field in batch.column(PENDING).values.flatten())
-        return batch, [self._content(m, c, p, session) for m, c, p in zip(*fields, strict=True)]
+        buffer = pa.decompress(copies.as_buffer(), place.bytes, CODEC)
+        batch = pa.ipc.read_record_batch(buffer, copies_schema())
+        return batch, part.batch.column(1)[place.row].as_py()
 
-    def _content(self, modality: str, content: bytes, pickled: bool, session: str) -> Segment:
+    def _content(self, content: bytes, pickled: bool, session: str) -> Any:
         if not pickled:
-            return Segment(modality, json.loads(content))
+            return json.loads(content)
         if session != self.session:
             what = "holds content that another process has pickled"
             raise UserError(what, self.folder, "remove the folder")
-        return Segment(modality, pickle.loads(content))
+        return pickle.loads(content)

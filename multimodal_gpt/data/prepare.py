@@ -178,8 +178,7 @@ class _Contents:
 
     def __call__(self, modality: str) -> Iterator[Any]:
         for index in self.split.train:
-            pending = self.reader.pending(self.found.places[index])
-            yield from (s.content for s in pending if s.modality == modality)
+            yield from self.reader.contents(self.found.places[index], modality)
 
 
 # 7) Report

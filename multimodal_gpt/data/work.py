@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multimodal_gpt.data.batches import StoredDocument, to_batch
+from multimodal_gpt.data.batches import CODEC, StoredDocument, to_batch
 from multimodal_gpt.data.copies import Answer, Brief, Copy, Rules, Tools, answer, make_tools
 from multimodal_gpt.data.corpus import Group
 from multimodal_gpt.data.parts import Place, Reader, copies_schema, pack
@@ -54,8 +54,8 @@ class Written:
     """What a worker makes of a `Span`.
 
     Args:
-        batch: a record batch in the columns of a shard, serialized; empty where it has no rows.
-        rows: its rows.
+        batch: a record batch in the columns of a shard, serialized and compressed: pipes are slow.
+        bytes, rows: its size before that, and its rows; 0 where there are none.
         documents: a line of `documents.jsonl` for each.
         templates: caption templates that each document uses.
         counts: modality -> documents, segments, tokens, units.
@@ -63,6 +63,7 @@ class Written:
     """
 
     batch: bytes
+    bytes: int
     rows: int
     documents: tuple[dict[str, Any], ...]
     templates: tuple[tuple[str, ...], ...]
@@ -85,6 +86,8 @@ class _Writer:
     weights: Mapping[str, float]
 
     def __call__(self, span: Span) -> bytes:
+        import pyarrow as pa
+
         stored: list[StoredDocument] = []
         lines: list[dict[str, Any]] = []
         templates: list[tuple[str, ...]] = []
@@ -98,9 +101,10 @@ class _Writer:
             problems += [(brief.source, problem) for problem in wrong]
             _count(counts, copies)
             stored += copies
-        batch = to_batch(stored).serialize().to_pybytes() if stored else b""
-        result = Written(batch, len(stored), tuple(lines), tuple(templates), counts, tuple(problems))
-        return pickle.dumps(result)
+        batch = to_batch(stored).serialize()
+        packed = pa.compress(batch, CODEC, asbytes=True)
+        sizes = batch.size, len(stored)
+        return pickle.dumps(Written(packed, *sizes, tuple(lines), tuple(templates), counts, tuple(problems)))
 
     def _copies(
         self, place: Place, brief: Brief, group: str, split: str

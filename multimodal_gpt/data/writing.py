@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from multimodal_gpt.data import pool
-from multimodal_gpt.data.batches import BYTES_PER_BATCH, ROWS_PER_BATCH, schema
+from multimodal_gpt.data.batches import BYTES_PER_BATCH, CODEC, ROWS_PER_BATCH, schema
 from multimodal_gpt.data.collect import Engine, Found
 from multimodal_gpt.data.parts import Place
 from multimodal_gpt.data.pool import Lost, Task
@@ -111,7 +111,7 @@ class Writer:
                 for key, number in counts.items():
                     sums["modalities"][modality][key] += number
             if written.rows:
-                yield pa.ipc.read_record_batch(pa.py_buffer(written.batch), schema())
+                yield pa.ipc.read_record_batch(pa.decompress(written.batch, written.bytes, CODEC), schema())
 
     def _written(self, spans: Sequence[Span]) -> Iterator[Written]:
         if sum(place.bytes for span in spans for place, _ in span.documents) <= SMALL:
