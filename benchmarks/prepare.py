@@ -18,9 +18,9 @@ same: ours of the whole file, ours and MidiTok's of the melody alone. If one isn
 code is 1. All contenders take ten files each in turn, so that a noisy machine is unfair to none; a ratio is
 the median over rounds.
 
-Then shards are prepared from all of them by the recipe own_folder (text, tags, chords and melody in twelve keys)
-with one worker and with two, in turn, in wall seconds, from nothing; the start of the workers counts.
-The ratio is the median of the rounds of one over the median of the rounds of the other. Prints one JSON line per contender and per ratio.
+Then shards are prepared from all of them by the recipe own_folder (text, tags, chords and melody in twelve
+keys) with one worker and with two, in turn, in wall seconds, from nothing; the start of the workers counts.
+That ratio is one of medians. Prints one JSON line per contender and per ratio.
 """
 
 from __future__ import annotations

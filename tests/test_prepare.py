@@ -427,6 +427,23 @@ def test_only_changed_files_are_read_again(tmp_path):
     assert quietly(toy_recipe(folder, tmp_path / "run"), force=True).cached == 0
 
 
+def test_a_file_that_the_disk_did_not_give_is_read_again(tmp_path):
+    folder, failing = write_corpus(tmp_path / "d", 9), tmp_path / "failing"
+    read, plugin = "def read(self, path: Path) -> Iterator[Item]:\n", tmp_path / "letters.py"
+    fails = f"        if path.stem == 's004' and Path({str(failing)!r}).exists(): raise OSError(5, 'EIO')\n"
+    plugin.write_text(Path(LETTERS).read_text().replace(read, read + fails))
+    assert fails in plugin.read_text()
+    tokenizers = {"letters": {"plugin": str(plugin)}, "beats": {"plugin": BEATS}}
+    recipe = toy_recipe(folder, tmp_path / "run", tokenizers=tokenizers)
+    failing.touch()
+    before = quietly(recipe)
+    assert [s.reason for s in before.partly] == ["the tokenizer fails: OSError: [Errno 5] EIO"]
+    failing.unlink()
+    after = quietly(recipe)
+    assert (after.fresh, after.kept, after.cached, after.partly) == (True, 9, 8, ())
+    assert not quietly(recipe).fresh
+
+
 def test_a_file_named_in_a_line_is_watched(tmp_path):
     folder = tmp_path / "d"
     folder.mkdir()

@@ -154,6 +154,17 @@ def test_learning_merges_what_is_frequent(tmp_path):
     assert [base64.b64decode(line.split()[0]) for line in lines[:256]] == [bytes([b]) for b in range(256)]
 
 
+def test_two_modalities_of_one_plugin_keep_their_own_ranks(tmp_path):
+    lyrics, text = (Modality(name, "text", {"vocabulary": 300}) for name in ("lyrics", "text"))
+    lyrics = plugins.fit(lyrics, iter(["la la la"] * 9), tmp_path)
+    text = plugins.fit(text, iter(CAPTIONS * 3), tmp_path)
+    assert lyrics.options["ranks"] == "file:lyrics.text.tiktoken"
+    assert text.options["ranks"] == "file:text.tiktoken"
+    sizes = [plugins.build(modality, tmp_path).size for modality in (lyrics, text)]
+    assert 256 < sizes[0] < sizes[1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lyrics.text.tiktoken", "text.tiktoken"]
+
+
 def test_learning_does_not_depend_on_the_order_of_texts():
     shuffled = random.Random(1).sample(CAPTIONS * 3, len(CAPTIONS) * 3)
     assert text.learn(shuffled, 300) == BPE.ranks

@@ -29,7 +29,7 @@ class Skip:
 @dataclass(frozen=True)
 class Reading:
     """What a group gave: documents in the order of the files, a Skip for everything that can't be used, and
-    (path, bytes, time of change in ns) of files that its lines name.
+    (path, bytes, time of change in ns) of files that its lines name, or that could not be read now.
     """
 
     results: list[Document | Skip]
@@ -38,7 +38,15 @@ class Reading:
 
 def read_group(group: Group, tokenizers: Mapping[str, Tokenizer]) -> Reading:
     """Everything in the files of a group."""
-    return _read_lines(group, tokenizers) if group.lines else Reading(_read_files(group, tokenizers))
+    return _read_lines(group, tokenizers) if group.lines else _read_files(group, tokenizers)
+
+
+def failing(path: str | Path, error: BaseException) -> Iterator[tuple[str, int, int]]:
+    """A reference that never is unchanged, where the machine failed and not the file: it is read again next
+    time.
+    """
+    if isinstance(error, OSError | MemoryError) or isinstance(error.__cause__, OSError | MemoryError):
+        yield str(path), -1, 0
 
 
 @dataclass
@@ -85,10 +93,11 @@ def _reason(error: UserError, path: Path | None) -> str:
     return str(UserError(error.what, where))
 
 
-def _read_files(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Document | Skip]:
+def _read_files(group: Group, tokenizers: Mapping[str, Tokenizer]) -> Reading:
     pieces: dict[str, _Piece] = {}
     whole = _Piece()
     readers: list[str] = []
+    failed: list[tuple[str, int, int]] = []
     for path in map(Path, group.paths):
         for name, tokenizer in tokenizers.items():
             if not path.name.lower().endswith(tuple(tokenizer.suffixes)):
@@ -97,10 +106,21 @@ def _read_files(group: Group, tokenizers: Mapping[str, Tokenizer]) -> list[Docum
             for item in _items(tokenizer, path, group.part):
                 if isinstance(item, UserError):
                     whole.fail(item, path)
+                    failed += failing(path, item)
                 else:
                     pieces.setdefault(item.key, _Piece()).add(name, item, path)
     if not pieces and group.part[0] + 1 < group.part[1]:
-        return []  # the last part, which never is empty where the book is not, speaks for all
+        return Reading([])  # the last part, which never is empty where the book is not, speaks for all
+    return Reading(_results(group, tokenizers, pieces, whole, readers), tuple(failed))
+
+
+def _results(
+    group: Group,
+    tokenizers: Mapping[str, Tokenizer],
+    pieces: dict[str, _Piece],
+    whole: _Piece,
+    readers: Sequence[str],
+) -> list[Document | Skip]:
     nothing = f"nothing of {_listed(readers)} in it"
     keyed = [key for key in pieces if key]
     if len(keyed) == 1 and "" in pieces:  # a lone piece of a book: what its other files say is about it
@@ -130,7 +150,9 @@ def _items(tokenizer: Tokenizer, path: Path, part: tuple[int, int]) -> Iterator[
     except UserError as error:
         yield error
     except Exception as error:  # a plugin's mistake must cost one file, not the whole run
-        yield UserError(f"the tokenizer fails: {type(error).__name__}: {error}")
+        wrong = UserError(f"the tokenizer fails: {type(error).__name__}: {error}")
+        wrong.__cause__ = error
+        yield wrong
 
 
 def _read_lines(group: Group, tokenizers: Mapping[str, Tokenizer]) -> Reading:
@@ -180,19 +202,24 @@ class _LineReader:
             piece.fail(UserError(f"{name} is {value!r}, not a string"), None)
             return
         tokenizer = self.tokenizers[name]
+        path = self.folder / value
         try:
-            path = self.folder / value
             if value.lower().endswith(tuple(tokenizer.suffixes)) and _is_file(path):
                 content = self._first(piece, name, path)
             else:
                 content = tokenizer.parse(value)
         except UserError as error:
             piece.fail(error, None)
+            self._note(path, error)
             return
         except Exception as error:
             piece.fail(UserError(f"the tokenizer fails: {type(error).__name__}: {error}", name), None)
+            self._note(path, error)
             return
         piece.segments.setdefault(name, []).append(content)
+
+    def _note(self, path: Path, error: Exception) -> None:
+        self.references.update((reference[0], reference) for reference in failing(path, error))
 
     def _first(self, piece: _Piece, name: str, path: Path) -> Any:
         state = path.stat()

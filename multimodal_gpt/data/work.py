@@ -13,7 +13,7 @@ from multimodal_gpt.data.batches import CODEC, StoredDocument, to_batch
 from multimodal_gpt.data.copies import Answer, Brief, Copy, Rules, Tools, answer, make_tools
 from multimodal_gpt.data.corpus import Group
 from multimodal_gpt.data.parts import Place, Reader, copies_schema, pack
-from multimodal_gpt.data.reading import Skip
+from multimodal_gpt.data.reading import Skip, failing
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
@@ -37,7 +37,8 @@ def _read(tools: Tools, group: Group) -> bytes:
     try:
         found = answer(group, tools)
     except Exception as error:  # a plugin's mistake must cost one file, not the whole run
-        found = Answer((Skip(group.title, FAILED, f"{type(error).__name__}: {error}"),), ())
+        skip = Skip(group.title, FAILED, f"{type(error).__name__}: {error}")
+        found = Answer((skip,), (), tuple(failing(group.paths[0], error)))
     return pickle.dumps(pack(found))
 
 

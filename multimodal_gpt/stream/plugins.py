@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -113,20 +114,31 @@ def load_module(plugin: str) -> ModuleType:
 
 
 def fit(modality: Modality, contents: Any, folder: Path) -> Modality:
-    """Let a plugin learn from the training contents, where it can; gives the modality with its final
-    options.
+    """Let a plugin learn from the training contents, where it can; gives the modality with its final options.
+
+    Files that it writes go into `folder`, under names that begin with the modality's: two may share a plugin.
     """
     module = load_module(modality.plugin)
     if not hasattr(module, "fit"):
         return modality
     where = f"tokenizers.{modality.name}"
     try:
-        options = module.fit(contents, folder, **modality.options)
+        with TemporaryDirectory(prefix=".fit-", dir=folder) as made:
+            options = module.fit(contents, Path(made), **modality.options)
+            names = {f.name: _placed(f, folder, modality.name) for f in sorted(Path(made).iterdir())}
     except UserError as error:
         raise error.within(where) from error
     except TypeError as error:
         raise UserError(f"wrong options for plugin '{modality.plugin}': {error}", where) from error
+    files = {FILE_PREFIX + old: FILE_PREFIX + new for old, new in names.items()}
+    options = {k: files.get(v, v) if isinstance(v, str) else v for k, v in options.items()}
     return Modality(modality.name, modality.plugin, options)
+
+
+def _placed(file: Path, folder: Path, modality: str) -> str:
+    """Move a file into a folder, under a name that begins with the modality's; gives that."""
+    name = file.name if file.name.startswith(f"{modality}.") else f"{modality}.{file.name}"
+    return file.replace(folder / name).name
 
 
 def build(modality: Modality, folder: Path | None = None) -> Tokenizer:
