@@ -145,7 +145,7 @@ def test_shards_change_with_what_the_run_began_from(home, tmp_path):
     before = (first.folder / "manifest.json").read_text()
     other = Vocabulary.load(base)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "known.letters").write_text("edcb")
+    (tmp_path / "other" / "letters.known.letters").write_text("edcb")
     Vocabulary(other.modalities, tmp_path / "other").save(base)
     prepare(wanted)
     assert (first.folder / "manifest.json").read_text() != before

@@ -33,12 +33,12 @@ def ids(*shape: int, seed: int = 1) -> torch.Tensor:
 def test_the_recipe_decides_the_shape():
     config = gpt_config(ModelRecipe(depth=3, width=96, heads=4, kv_heads=2, context=64), vocabulary_size=128)
     assert (config.head_width, config.mlp_hidden, config.cache_shape) == (24, 272, (3, 2, 24))
-    assert gpt_config(ModelRecipe(width=96), 128).kv_heads == 4
+    assert gpt_config(ModelRecipe(width=96), 128).kv_heads == 3
 
 
 def test_shapes_that_do_not_divide_are_named():
     with pytest.raises(
-        UserError, match=r"^model.width: 100 is not a multiple of 2 \* 4 heads \(try 9?\d+\)$"
+        UserError, match=r"^model.width: 100 is not a multiple of 2 \* 3 heads \(try 102\)$"
     ):
         gpt_config(ModelRecipe(width=100), 64)
     with pytest.raises(UserError, match=r"^model.kv_heads: 3 does not divide 4 heads"):

@@ -15,7 +15,7 @@ from multimodal_gpt.recipe import load
 from multimodal_gpt.recipe.estimate import estimate, survey
 from multimodal_gpt.recipe.listing import to_yaml
 from multimodal_gpt.recipe.load import apply_override, arrangements, load_recipe, modalities, save_recipe
-from multimodal_gpt.recipe.schema import Recipe
+from multimodal_gpt.recipe.schema import ModelRecipe, Recipe
 from multimodal_gpt.stream.arrangement import Arrangement, default_arrangements
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import Vocabulary
@@ -375,3 +375,30 @@ def test_parameters_are_counted_as_the_model_counts_them(kv_heads: int | None) -
 def test_steps_hold_whole_rows() -> None:
     facts = estimate(load_recipe("text_only", ["model.context=300", "train.tokens_per_step=1000"]), {"a": 9})
     assert (facts.tokens_per_step, facts.tokens) == (900, 900 * 2000)
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ({}, (4, 128, 4)),
+        ({"depth": 6}, (6, 288, 9)),
+        ({"depth": 8}, (8, 512, 8)),
+        ({"depth": 12}, (12, 768, 12)),
+        ({"depth": 6, "width": 192}, (6, 192, 6)),
+        ({"width": 192}, (4, 192, 6)),
+        ({"depth": 8, "heads": 4}, (8, 512, 4)),
+    ],
+)
+def test_width_and_heads_go_with_depth(given, shape):
+    model = ModelRecipe(**given)
+    assert (model.depth, model.width, model.heads) == shape
+    assert (model.width % (2 * model.heads)) == 0
+    assert ModelRecipe(**model.model_dump()) == model
+
+
+@pytest.mark.parametrize("depth", range(1, 49))
+def test_any_depth_gives_a_shape(depth):
+    model = ModelRecipe(depth=depth)
+    assert model.width % (2 * model.heads) == 0
+    assert 32 <= model.width // model.heads <= 64
+    assert model.width >= ModelRecipe(depth=max(1, depth - 1)).width

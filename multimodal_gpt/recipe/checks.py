@@ -46,7 +46,8 @@ BOUNDS = {
 
 def schema_problems(error: ValidationError, model: type[BaseModel] = Recipe) -> list[UserError]:
     """What pydantic found in a file that describes a `model`, in the words of the file's author."""
-    return [_schema_problem(detail, model) for detail in error.errors()]
+    details = (d for d in error.errors() if d["type"] != "default_factory_not_called")  # another's mistake
+    return [_schema_problem(detail, model) for detail in details]
 
 
 def _schema_problem(detail: Mapping[str, Any], model: type[BaseModel]) -> UserError:

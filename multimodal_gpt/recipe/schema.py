@@ -82,12 +82,32 @@ class ArrangementRecipe(Section):
     hole: Fraction = Field(0.0, description="probability of a gap that is filled at the end")
 
 
+def width_of(depth: int) -> int:
+    """The width that goes with a depth: 2 32, 4 128, 6 288, 8 512 (25 M weights), 12 768 (85 M, as GPT-2).
+
+    64 for each block, as in GPT-2, from 8 blocks on; less below, where a block more does more than width.
+    """
+    width = depth * min(64, 8 * depth)
+    return max(32, width // 32 * 32)
+
+
+def heads_of(width: int) -> int:
+    """The query heads that go with a width: of 32 numbers each, of 64 from width 512 on."""
+    return max(1, width // (64 if width >= 512 else 32))
+
+
 class ModelRecipe(Section):
-    """Shape of the transformer."""
+    """Shape of the transformer: `depth` alone is enough, width and heads go with it."""
 
     depth: Count = Field(4, description="blocks")
-    width: Count = Field(128, description="size of the residual stream, a multiple of heads")
-    heads: Count = Field(4, description="query heads")
+    width: Count = Field(
+        default_factory=lambda known: width_of(known.get("depth", 4)),
+        description="size of the residual stream, a multiple of heads; goes with depth if absent",
+    )
+    heads: Count = Field(
+        default_factory=lambda known: heads_of(known.get("width", 128)),
+        description="query heads; go with width if absent",
+    )
     kv_heads: Count | None = Field(
         None, description="key and value heads, a divisor of heads; heads if absent"
     )
