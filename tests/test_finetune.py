@@ -18,6 +18,7 @@ from multimodal_gpt.data.shards import open_shards
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.session import load
 from multimodal_gpt.model import lora
+from multimodal_gpt.recipe.estimate import survey
 from multimodal_gpt.recipe.load import load_recipe
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import Modality
@@ -176,6 +177,7 @@ def test_another_shape_is_refused_but_not_another_context(home, tmp_path):
     wanted = recipe(home, tmp_path / "run", model=model)
     line = message(begin, wanted, vocabulary(wanted))
     assert "home: its model has another shape: width: 32 -> 64; mlp_hidden" in line
+    assert [str(p) for p in survey(wanted)[1]] == [line]  # what `mmgpt validate` says
     fitting = recipe(home, tmp_path / "run", model={**model, "width": 32})
     assert begin(fitting, vocabulary(fitting)).net.config.context == 128
 

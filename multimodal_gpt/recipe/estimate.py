@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.recipe.load import modalities
@@ -136,10 +138,29 @@ def path_problems(recipe: Recipe) -> list[UserError]:
     places = {"data.folders": recipe.data.folders, "data.validation_folders": recipe.data.validation_folders}
     missing = [(where, path) for where, paths in places.items() for path in paths if not Path(path).exists()]
     problems = [UserError(f"'{path}' does not exist", where) for where, path in missing]
-    if recipe.init_from is not None and not Path(recipe.init_from, "checkpoint.json").is_file():
-        problems.append(
-            UserError(f"there is no trained run '{recipe.init_from}'", "init_from", "train it first")
-        )
+    if recipe.init_from is not None:
+        problems += _origin_problems(Path(recipe.init_from), recipe.model)
     if not recipe.data.folders and not recipe.data.corpora:
         problems.append(UserError("names no folder and no corpus", "data", "add data.folders=[my_folder]"))
     return problems
+
+
+def _origin_problems(run: Path, model: ModelRecipe) -> Iterator[UserError]:
+    try:
+        info = json.loads((run / "checkpoint.json").read_bytes())
+    except (OSError, ValueError):
+        yield UserError(f"there is no trained run '{run}'", "init_from", "train it first")
+        return
+    if isinstance(info, dict):
+        yield from shape_problems(info.get("config", {}), model, run)
+
+
+def shape_problems(before: Mapping[str, Any], model: ModelRecipe, run: Path) -> Iterator[UserError]:
+    """What keeps the weights of a run, whose shape was `before`, from being those of a model."""
+    names = ("depth", "width", "heads", "kv_heads", "rotary_base", "clock")
+    now = {name: getattr(model, name) for name in names}
+    now |= {"kv_heads": model.kv_heads or model.heads, "mlp_hidden": mlp_hidden(model)}
+    changes = [f"{n}: {before.get(n)} -> {value}" for n, value in now.items() if before.get(n) != value]
+    if changes:
+        what = f"its model has another shape: {'; '.join(changes)}"
+        yield UserError(what, run, "leave `model` to the run")

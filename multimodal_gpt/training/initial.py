@@ -6,23 +6,20 @@ V rows of the table, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model import lora
-from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config
-from multimodal_gpt.recipe.schema import LoraRecipe, Recipe
+from multimodal_gpt.model.gpt import GPT, gpt_config
+from multimodal_gpt.recipe.estimate import shape_problems
+from multimodal_gpt.recipe.schema import LoraRecipe, ModelRecipe, Recipe
 from multimodal_gpt.stream.vocabulary import FILE_NAME, SPECIALS, Vocabulary, compare, read_manifest
 from multimodal_gpt.training.checkpoint import TABLE, Origin, read_info, read_weights
-
-FREE_SHAPE = ("vocabulary_size", "context", "dropout")
-"""Parts of a shape that do not change what the weights mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +39,9 @@ def begin(recipe: Recipe, vocabulary: Vocabulary) -> Beginning:
     """
     torch.manual_seed(recipe.seed)
     net, train = GPT(gpt_config(recipe.model, vocabulary.table_size)), recipe.train
-    origin = _take_over(net, Path(recipe.init_from), vocabulary) if recipe.init_from is not None else None
+    origin = None
+    if recipe.init_from is not None:
+        origin = _take_over(net, recipe.model, Path(recipe.init_from), vocabulary)
     if train.lora.rank:
         adapt(net, train.lora)
     names = [name for name, _ in net.named_parameters()]
@@ -59,28 +58,21 @@ def begin(recipe: Recipe, vocabulary: Vocabulary) -> Beginning:
 # The weights of another run
 
 
-def _take_over(net: GPT, run: Path, vocabulary: Vocabulary) -> Origin:
+def _take_over(net: GPT, model: ModelRecipe, run: Path, vocabulary: Vocabulary) -> Origin:
     info = read_info(run)
     before = read_manifest(run / FILE_NAME)
     differences = compare(before, vocabulary.manifest())
     if differences:
         fix = "leave `tokenizers` to the run, new ones aside"
         raise UserError(f"means other things by its ids: {'; '.join(differences)}", run, fix)
-    _check_shape(info["config"], net.config, run)
+    for problem in shape_problems(info["config"], model, run):
+        raise problem
     ids = len(SPECIALS) + sum(1 + entry["size"] for entry in before["content"]["modalities"])
     weights = read_weights(run, info)
     with torch.no_grad():
         weights[TABLE] = _grown(weights[TABLE], ids, vocabulary.size, len(net.embedding.weight))
         net.load_state_dict(weights)
     return Origin(str(run), info["sha256"], info["step"], ids)
-
-
-def _check_shape(before: dict[str, Any], config: GPTConfig, run: Path) -> None:
-    now = asdict(config)
-    names = [n for n in now if n not in FREE_SHAPE and before.get(n) != now[n]]
-    if names:
-        changes = "; ".join(f"{n}: {before.get(n)} -> {now[n]}" for n in names)
-        raise UserError(f"its model has another shape: {changes}", run, "leave `model` to the run")
 
 
 def _grown(table: Tensor, before: int, now: int, rows: int) -> Tensor:
