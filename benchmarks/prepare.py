@@ -19,20 +19,23 @@ code is 1. All contenders take ten files each in turn, so that a noisy machine i
 the median over rounds.
 
 Then shards are prepared from all of them by the recipe own_folder (text, tags, chords and melody in twelve
-keys) with one worker and with two, in turn, in wall seconds, from nothing; the start of the workers counts.
-That ratio is one of medians. Prints one JSON line per contender and per ratio.
+keys) with one worker on one core and with two on two, in turn, in wall seconds, from nothing; the start of
+the workers counts, and so does the process that hands out work. That ratio is one of medians. Prints one
+JSON line per contender and per ratio.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +205,10 @@ def compare_workers(folders: Sequence[Path], run: Path, rounds: int) -> None:
                 f"data.workers={workers}",
             ]
             recipe = load_recipe("own_folder", places)
-            begun = time.perf_counter()
-            report = prepare(recipe, force=True, progress=False)
-            taken.append(time.perf_counter() - begun)
+            with cores(workers):
+                begun = time.perf_counter()
+                report = prepare(recipe, force=True, progress=False)
+                taken.append(time.perf_counter() - begun)
             documents = report.kept
     for workers, taken in seconds.items():
         if taken:
@@ -212,6 +216,20 @@ def compare_workers(folders: Sequence[Path], run: Path, rounds: int) -> None:
     if rounds:
         ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
         say(ratio="prepare, 2 workers / 1 worker", of_medians=round(ratio, 2))
+
+
+@contextmanager
+def cores(number: int) -> Iterator[None]:
+    """Have no more than so many cores, also in processes that are started; on Linux."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def rounded(values: Sequence[float]) -> list[float]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.model.attention import document_mask
+from multimodal_gpt.model import gpt
+from multimodal_gpt.model.attention import document_lengths, document_mask
 from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config
 from multimodal_gpt.model.loss import IGNORE
 from multimodal_gpt.model.optimizer import adamw, parameter_groups
@@ -37,11 +38,9 @@ def test_the_recipe_decides_the_shape():
 
 
 def test_shapes_that_do_not_divide_are_named():
-    with pytest.raises(
-        UserError, match=r"^model.width: 100 is not a multiple of 2 \* 3 heads \(try 102\)$"
-    ):
+    with pytest.raises(UserError, match=r"^model.width: 100 is not a multiple of 2 \* 3 heads \(try 102\)$"):
         gpt_config(ModelRecipe(width=100), 64)
-    with pytest.raises(UserError, match=r"^model.kv_heads: 3 does not divide 4 heads"):
+    with pytest.raises(UserError, match=r"^model.kv_heads: 3 does not divide 5 heads"):
         gpt_config(ModelRecipe(kv_heads=3), 64)
 
 
@@ -68,6 +67,27 @@ def test_packed_documents_do_not_see_each_other(net):
 def test_the_mask_keeps_padding_apart():
     mask = document_mask(torch.tensor([[0, 0, 1, -1, -1]]))[0, 0].int().tolist()
     assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_document_by_document_is_as_with_a_mask(monkeypatch, kv_heads):
+    torch.manual_seed(4)
+    net = GPT(gpt_config(ModelRecipe(depth=2, width=64, heads=4, kv_heads=kv_heads, context=24), 128))
+    document = torch.tensor([[0] * 7 + [1] * 9 + [-1] * 8, [0] * 24, [*range(23), -1]])
+    position = torch.arange(24).expand(3, -1)
+    assert document_lengths(document) == [7, 9, 8, 24, *[1] * 24]
+    weights = torch.randn(63, 64)
+
+    def result():
+        net.zero_grad()
+        hidden = net(ids(3, 24), position, document)
+        (hidden[document >= 0] * weights).sum().backward()
+        return [hidden[document >= 0].detach(), *(p.grad.clone() for p in net.parameters())]
+
+    by_document = result()
+    monkeypatch.setattr(gpt, "seen_in", document_mask)
+    for one, other in zip(by_document, result(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_rotation_depends_on_distance_alone():

@@ -216,7 +216,7 @@ def test_impossible_overrides(folder: Path, override: str, message: str) -> None
         ("run=3", 'run: 3 is not text (write "3" in quotes)'),
         ("train=5", "train: 5 is not a mapping"),
         ("model.width=130", "model: width 130 is no multiple of 2 * 4 heads (try width=128)"),
-        ("model.kv_heads=3", "model: heads 4 is no multiple of kv_heads 3"),
+        ("model.kv_heads=3", "model: heads 5 is no multiple of kv_heads 3"),
         ("train.warmup=0.9", "train: warmup 0.9 + decay 0.6 is more than all steps"),
         ("train.betas=[0.9, 1]", "train.betas: [0.9, 1.0] must lie in [0, 1)"),
         (
@@ -380,8 +380,8 @@ def test_steps_hold_whole_rows() -> None:
 @pytest.mark.parametrize(
     ("given", "shape"),
     [
-        ({}, (4, 128, 4)),
-        ({"depth": 6}, (6, 288, 9)),
+        ({}, (4, 160, 5)),
+        ({"depth": 6}, (6, 352, 11)),
         ({"depth": 8}, (8, 512, 8)),
         ({"depth": 12}, (12, 768, 12)),
         ({"depth": 6, "width": 192}, (6, 192, 6)),

@@ -216,7 +216,7 @@ def test_a_run_fills_its_folder(make, vocabulary, capfd):
         "step",
         "steps",
     ]
-    assert err.startswith("train: 8/8 (100 %), train ")
+    assert err.splitlines()[-1].startswith("train: 8/8 (100 %), train ")
     assert len(err.splitlines()) == 1
 
 

@@ -377,11 +377,11 @@ class ChordTokenizer:
 
     def draw(self, content: Chords, axes: Any) -> None:
         """Chord names above the axes and a thin line at each change; x in quarter notes."""
-        for event in content.events:
-            x = event.tick / TICKS
-            axes.axvline(x, color="0.75", linewidth=0.6, zorder=0)
+        times, across = [event.tick / TICKS for event in content.events], axes.get_xaxis_transform()
+        axes.vlines(times, 0, 1, transform=across, color="0.75", linewidth=0.6, zorder=0)
+        for time, event in zip(times, content.events, strict=True):
             name = _harmony.name(event.symbol, content.sharps)
-            axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=8, clip_on=False)
+            axes.text(time, 1.01, name, transform=across, fontsize=8, clip_on=False)
 
 
 def corpus(name: str) -> list[Path]:

@@ -5,6 +5,9 @@ B batch, T tokens, K tokens attended to, D width, H query heads, G key-value hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +15,28 @@ from torch.nn import functional as F
 from multimodal_gpt.model.cache import KVCache, Step
 from multimodal_gpt.model.norm import RMSNorm
 from multimodal_gpt.model.rotary import Turn, rotate
+
+Seen = Tensor | list[int] | None
+"""What a token sees: a mask (B, 1, T, K) bool, or lengths of documents, or None for all before it."""
+
+
+def seen_in(document: Tensor) -> Seen:
+    """What keeps documents apart, from their numbers (B, T), which stand together in a row.
+
+    On a CPU attention goes document by document: nothing is computed that a mask would hide. Elsewhere, and
+    where it is compiled, one large product is faster than many small ones, or must be.
+    """
+    if document.device.type == "cpu" and not torch.compiler.is_compiling():
+        return document_lengths(document)
+    return document_mask(document)
+
+
+def document_lengths(document: Tensor) -> list[int]:
+    """Tokens of each document and of padding, from numbers (B, T), row after row; they sum up to B T."""
+    first = torch.ones_like(document, dtype=torch.bool)
+    first[:, 1:] = document[:, 1:] != document[:, :-1]
+    starts = first.flatten().nonzero().flatten()
+    return torch.diff(starts, append=starts.new_tensor([document.numel()])).tolist()
 
 
 def document_mask(document: Tensor) -> Tensor:
@@ -38,8 +63,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_width, eps=1e-6)
         self.k_norm = RMSNorm(self.head_width, eps=1e-6)
 
-    def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, memory: Memory | None) -> Tensor:
-        """(B, T, D) -> (B, T, D). `mask` (B, 1, T, K) bool, or None for plain causal attention."""
+    def forward(self, x: Tensor, turn: Turn, seen: Seen, memory: Memory | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         q = rotate(self.q_norm(self._split(self.q_proj(x))), turn)  # (B, H, T, E)
         k = rotate(self.k_norm(self._split(self.k_proj(x))), turn)  # (B, G, T, E)
         v = self._split(self.v_proj(x))
@@ -47,9 +72,19 @@ class Attention(nn.Module):
         if memory is not None:
             cache, block, step = memory
             k, v = cache.write(block, step, k, v)  # (B, G, K, E)
-        causal = mask is None and q.shape[2] > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(self._attend(q, k, v, seen).transpose(1, 2).flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
+        """(B, H, T, E) from queries of that shape, and keys and values (B, G, K, E)."""
+        attend: Callable[..., Tensor] = partial(F.scaled_dot_product_attention, enable_gqa=self.grouped)
+        if not isinstance(seen, list):
+            return attend(q, k, v, attn_mask=seen, is_causal=seen is None and q.shape[2] > 1)
+        documents = [x.transpose(1, 2).flatten(0, 1).split(seen) for x in (q, k, v)]  # (length, heads, E)
+        found = [
+            attend(*(x.transpose(0, 1)[None] for x in document), is_causal=True)[0].transpose(0, 1)
+            for document in zip(*documents, strict=True)
+        ]
+        return torch.cat(found).unflatten(0, (len(q), -1)).transpose(1, 2)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.model.attention import Attention, Memory, document_mask
+from multimodal_gpt.model.attention import Attention, Memory, Seen, seen_in
 from multimodal_gpt.model.cache import KVCache
 from multimodal_gpt.model.loss import IGNORE, summed_nats, token_nats
 from multimodal_gpt.model.norm import RMSNorm
@@ -107,9 +107,9 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: Turn, mask: Tensor | None, memory: Memory | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, seen: Seen, memory: Memory | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), turn, mask, memory))
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, seen, memory))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -153,17 +153,18 @@ class GPT(nn.Module):
         Raises ValueError where the new tokens do not fit the cache.
         """
         step = None if cache is None else cache.plan(ids.shape[1], counts)
+        seen: Seen
         if step is not None:
-            position, mask = step.position, step.mask
+            position, seen = step.position, step.mask
         else:
-            mask = None if document is None else document_mask(document)
+            seen = None if document is None else seen_in(document)
         if position is None:
             position = torch.arange(ids.shape[1], device=ids.device)[None]
         turn = turn_by(position, self.waves, clock, self.beats)
         x = self.dropout(self.embedding(ids))  # (B, T, D)
         for number, block in enumerate(self.blocks):
             memory = None if cache is None or step is None else (cache, number, step)
-            x = block(x, turn, mask, memory)
+            x = block(x, turn, seen, memory)
         if cache is not None and step is not None:
             cache.advance(step)
         return self.norm(x)

@@ -66,9 +66,9 @@ class _SummedNats(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(targets), rows):
                 part = slice(start, start + rows)
-                logits = (inner[part] @ weights.T).float()  # (rows, V)
-                each.append(_nats(logits, targets[part]))
-                slope = _slope(logits, targets[part]).to(dtype)
+                nats, slope = _nats_and_slope((inner[part] @ weights.T).float(), targets[part])
+                each.append(nats)
+                slope = slope.to(dtype)
                 if for_hidden is not None:
                     torch.mm(slope, weights, out=for_hidden[part])
                 if for_table is not None:
@@ -87,9 +87,10 @@ class _SummedNats(torch.autograd.Function):
         return first, None if for_table is None else for_table * slope, None
 
 
-def _slope(logits: Tensor, targets: Tensor) -> Tensor:
-    """(rows, V): how the sum of losses changes with the logits, which it replaces: probability - hit."""
-    hit = targets.clamp(min=0)[:, None]
-    odds = logits.sub_(logits.logsumexp(1, keepdim=True)).exp_()
-    odds.scatter_add_(1, hit, torch.full_like(hit, -1, dtype=odds.dtype))
-    return odds.mul_((targets != IGNORE)[:, None])
+def _nats_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows,) losses, and (rows, V) how their sum changes with the logits: probability - hit."""
+    hit, counts = targets.clamp(min=0)[:, None], targets != IGNORE
+    odds = logits.log_softmax(1)
+    nats = odds.gather(1, hit)[:, 0].neg_().masked_fill_(~counts, 0.0)
+    odds.exp_().scatter_add_(1, hit, torch.full_like(hit, -1, dtype=odds.dtype))
+    return nats, odds.mul_(counts[:, None])

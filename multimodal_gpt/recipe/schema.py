@@ -83,12 +83,11 @@ class ArrangementRecipe(Section):
 
 
 def width_of(depth: int) -> int:
-    """The width that goes with a depth: 2 32, 4 128, 6 288, 8 512 (25 M weights), 12 768 (85 M, as GPT-2).
+    """The width that goes with a depth: 3 96, 4 160 (1.3 M weights), 8 512 (25 M), 12 768 (85 M, as GPT-2).
 
-    64 for each block, as in GPT-2, from 8 blocks on; less below, where a block more does more than width.
+    64 for each block, as in GPT-2, from 7 blocks on; less below.
     """
-    width = depth * min(64, 8 * depth)
-    return max(32, width // 32 * 32)
+    return max(1, round(depth * min(64, 10 * depth) / 32)) * 32
 
 
 def heads_of(width: int) -> int:

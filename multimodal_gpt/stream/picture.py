@@ -35,9 +35,11 @@ def draw(contents: Mapping[str, Any], vocabulary: Vocabulary, title: str) -> byt
 
     end, starts = _extent(contents, vocabulary)
     lines = _lines(end, starts)
-    size = (INCHES_WIDE, INCHES_PER_LINE * len(lines) + 0.6)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    height = INCHES_PER_LINE * len(lines) + 0.6
+    figure = Figure(figsize=(INCHES_WIDE, height), dpi=100)
     FigureCanvasAgg(figure)
+    # Fixed margins: a layout engine draws every line twice.
+    figure.subplots_adjust(0.04, 0.3 / height, 0.99, 1 - 0.55 / height, hspace=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
         for axes, line in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
