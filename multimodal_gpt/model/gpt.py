@@ -1,5 +1,22 @@
 """The model: a decoder shaped like Qwen3 (RMSNorm, rotary, QK-norm, grouped heads, SwiGLU, tied table).
 
+How much worse another choice is, held-out nats per token at equal CPU time on folk tunes and on Shakespeare
+by letters (0.953 and 2.090 after 45 and 36 s, 110 and 121 steps, 4 blocks of width 128); in brackets a second
+seed, 185 and 162 steps (`benchmarks/architecture.py`). Other weights to begin with: -1.2, -0.3 %.
+
+    learned positions            11.6 %           18.0 %
+    untied table                  3.2              3.9
+    no QK-norm                    2.0             -1.1
+    GPT-2's 0.02 for all          5.4             -4.9
+    outputs of blocks begin at 0  5.4             -3.7
+    LayerNorm                    -0.1             -1.3 [-1.4]
+    2 of 4 key-value heads       -3.7 [-0.9]      -3.2 [-1.7]
+    1 of 4 key-value heads       -0.1             -0.3
+    ReLU^2 without a gate        -1.8 [-4.7]       0.0
+    GELU without a gate          -8.5 [-6.6]      -1.0 [-0.4]
+
+The gate stays for now: its lag shrinks with time, and Qwen3's shape can be exported.
+
 B batch, T tokens, D width, H heads, V vocabulary (table rows).
 """
 
