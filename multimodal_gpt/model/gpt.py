@@ -15,8 +15,8 @@ seed, 185 and 162 steps (`benchmarks/architecture.py`). Other weights to begin w
     ReLU^2 without a gate        -1.8 [-4.7]       0.0
     GELU without a gate          -8.5 [-6.6]      -1.0 [-0.4]
 
-GELU without a gate is still ahead on tunes after 230 s and 581 steps: -6.1 %, 2.62 bits per note for 2.82. The
-gate stays for now because transformers' Qwen3, to which a run is exported, has one.
+GELU without a gate is still ahead on tunes after 230 s and 581 steps: -6.1 %, 2.62 bits per note for 2.82.
+The gate stays for now because transformers' Qwen3, to which a run is exported, has one.
 
 B batch, T tokens, D width, H heads, V vocabulary (table rows).
 """
