@@ -164,6 +164,7 @@ from pathlib import Path
 from multimodal_gpt.data import parts, pool, shards, writing
 from multimodal_gpt.data import prepare as stage
 from multimodal_gpt.recipe.schema import Recipe
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 def die(*given, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 parts.SECONDS_PER_PART = 0.5
