@@ -74,11 +74,11 @@ def inspect_path(path: Path, recipe: str = "demo", trusted: Mapping[str, str] | 
 
 def inspect_run(folder: Path) -> Findings:
     """The model card of a run in tables: sizes, vocabulary, arrangements, last metrics."""
-    from multimodal_gpt.recipe.load import load_saved
+    from multimodal_gpt.recipe.load import load_recipe
     from multimodal_gpt.training.checkpoint import read_info, weights_file
     from multimodal_gpt.training.metrics import losses_of, read_metrics
 
-    info, recipe = read_info(folder), load_saved(folder / "recipe.yaml")
+    info, recipe = read_info(folder), load_recipe(folder / "recipe.yaml")
     facts = {"step": info["step"], "tokens": info["tokens"], **info["config"]}
     facts["weights"] = f"{weights_file(folder, info).stat().st_size / 1e6:.1f} MB"
     if info.get("origin"):

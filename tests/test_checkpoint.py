@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.gpt import GPT, gpt_config
+from multimodal_gpt.recipe.load import load_recipe
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import Vocabulary
@@ -137,6 +138,8 @@ def test_a_recipe_cut_anywhere_is_named(folder):
         for end in ("", lines[kept][: len(lines[kept]) // 2]):
             (folder / "recipe.yaml").write_text("".join(lines[:kept]) + end)
             assert "recipe.yaml" in message(folder)
+            with pytest.raises(UserError, match=r"^recipe\.yaml"):
+                load_recipe(folder)  # as `mmgpt train RUN` does, to go on
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.recipe.load import load_saved, modalities
+from multimodal_gpt.recipe.load import load_recipe, modalities
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
@@ -28,7 +28,7 @@ def inherited_modalities(recipe: Recipe, folders: Sequence[Path]) -> dict[str, M
     run = Path(recipe.init_from)
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"there is no trained run '{run}'", "init_from", "train it first, or mend the path")
-    before, now = modalities(load_saved(run / "recipe.yaml")), modalities(recipe)
+    before, now = modalities(load_recipe(run / "recipe.yaml")), modalities(recipe)
     _check_names([m.name for m in before], [m.name for m in now])
     saved = {e["name"]: e for e in read_manifest(run / FILE_NAME)["content"]["modalities"]}
     taken = {}

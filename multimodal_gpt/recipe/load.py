@@ -22,7 +22,8 @@ from multimodal_gpt.stream.vocabulary import Vocabulary
 Raw = dict[str, Any]
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml")
-START, END = "---\n", "...\n"
+SAVED, END = "# Every option of a run, up to the line ...\n---\n", "...\n"
+"""Around a recipe that `save_recipe` wrote: a file that begins so and does not end so was cut short."""
 
 
 def names() -> dict[str, Path]:
@@ -123,7 +124,10 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _read(path: Path) -> Raw:
-    raw = parse_yaml(read_text(path), path.name)
+    text = read_text(path)
+    if text.startswith(SAVED) and not text.rstrip().endswith(f"\n{END.rstrip()}"):
+        raise UserError(f"is cut short: its last line is not `{END.rstrip()}`", path.name, "copy it again")
+    raw = parse_yaml(text, path.name)
     if not isinstance(raw, dict):
         raise UserError("holds no recipe", path.name, "a recipe is a mapping, as in `mmgpt show demo`")
     return _absolute_paths(raw, path.resolve().parent)
@@ -278,19 +282,8 @@ def arrangements(recipe: Recipe, vocabulary: Vocabulary) -> list[Arrangement]:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> Path:
-    """Write a recipe with every default filled in, the reverse of `load_recipe`; its comments are lost.
-
-    YAML's marks of a document stand around it, so that `load_saved` can tell a file that was cut short.
-    """
-    return write_text(path, f"{START}{to_yaml(recipe.plain())}{END}")
-
-
-def load_saved(path: Path) -> Recipe:
-    """The reverse of `save_recipe`. Raises UserError as `load_recipe` does, and where the end is missing."""
-    text = read_text(path)
-    if text.startswith(START) and not text.rstrip().endswith(f"\n{END.rstrip()}"):
-        raise UserError(f"is cut short: its last line is not `{END.rstrip()}`", path.name, "copy it again")
-    return load_recipe(path)
+    """Write a recipe with every default filled in, the reverse of `load_recipe`; its comments are lost."""
+    return write_text(path, f"{SAVED}{to_yaml(recipe.plain())}{END}")
 
 
 def json_schema() -> Mapping[str, Any]:

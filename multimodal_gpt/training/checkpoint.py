@@ -26,7 +26,7 @@ from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import write_text
 from multimodal_gpt.model import lora
 from multimodal_gpt.model.gpt import GPT, gpt_config
-from multimodal_gpt.recipe.load import load_saved, save_recipe
+from multimodal_gpt.recipe.load import load_recipe, save_recipe
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import file_hash
 from multimodal_gpt.stream.vocabulary import FILE_NAME as VOCABULARY
@@ -194,7 +194,7 @@ def _recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise UserError("the file is missing", path, COPY_AGAIN)
     try:
-        return load_saved(path)
+        return load_recipe(path)
     except UserError as error:
         raise error.within(path.parent) from error
 
