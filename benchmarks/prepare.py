@@ -39,14 +39,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import miditok
 import mido
 from symusic import Note, Score, TimeSignature, Track
 
 from multimodal_gpt.data.prepare import prepare
 from multimodal_gpt.recipe.load import load_recipe
 from multimodal_gpt.tokenizers import _midi, _remi, melody
-from multimodal_gpt.tokenizers._music import METERS, TICKS
+from multimodal_gpt.tokenizers._music import TICKS
 
 STEPS = 12
 CHUNK = 10  # files in a turn
@@ -130,7 +129,7 @@ def score_of(line: melody.Melody) -> Any:
 
 def compare_encoders(files: Sequence[tuple[Path, Path]], rounds: int) -> list[Path]:
     """Print files per CPU second of each contender, and ratios; return the files whose ids differ."""
-    ours, theirs = melody.build(STEPS), miditok_remi()
+    ours, theirs = melody.build(STEPS), _remi.miditok_remi(STEPS)
 
     def encode_ours(path: Path) -> list[int]:
         return [i for item in ours.read(path) for i in ours.encode(item.content).tolist()]
@@ -178,20 +177,6 @@ def compare_encoders(files: Sequence[tuple[Path, Path]], rounds: int) -> list[Pa
         say(ratio=f"{faster} / {slower}", median=round(statistics.median(ratios), 2), rounds=rounded(ratios))
     say(same_ids=len(files) - len(different), different=len(different))
     return different
-
-
-def miditok_remi() -> miditok.REMI:
-    """MidiTok's REMI as `_remi` copies it."""
-    config = miditok.TokenizerConfig(
-        pitch_range=(0, 127),
-        use_programs=False,
-        use_velocities=False,
-        use_time_signatures=True,
-        beat_res={(0, 4): STEPS, (4, 12): 4},
-        time_signature_range={d: list(n) for d, n in METERS.items()},
-        special_tokens=["PAD"],
-    )
-    return miditok.REMI(config)
 
 
 def compare_workers(folders: Sequence[Path], run: Path, rounds: int) -> None:

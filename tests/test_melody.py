@@ -22,24 +22,9 @@ JIG = melody.Melody(
 )
 
 
-def reference(steps: int = 12):
-    import miditok
-
-    config = miditok.TokenizerConfig(
-        pitch_range=(0, 127),
-        use_programs=False,
-        use_velocities=False,
-        use_time_signatures=True,
-        beat_res={(0, 4): steps, (4, 12): 4},
-        time_signature_range={d: list(n) for d, n in METERS.items()},
-        special_tokens=["PAD"],
-    )
-    return miditok.REMI(config)
-
-
 @pytest.fixture(scope="module", params=[12, 24])
 def remi(request):
-    return reference(request.param), melody.build(steps_per_beat=request.param)
+    return _remi.miditok_remi(request.param), melody.build(steps_per_beat=request.param)
 
 
 def score_of(content: melody.Melody):
@@ -137,7 +122,7 @@ def test_decodes_as_miditok_decodes(remi):
 
 @pytest.mark.skipif(not NOTTINGHAM.is_dir(), reason="the Nottingham files are not here")
 def test_nottingham_ids_are_miditoks():
-    tokenizer = reference()
+    tokenizer = _remi.miditok_remi(12)
     for path in sorted(NOTTINGHAM.glob("valid/*.mid")):
         (item,) = PLUGIN.read(path)
         quantised = PLUGIN.decode(PLUGIN.encode(item.content))

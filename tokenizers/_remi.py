@@ -1,12 +1,9 @@
 """MidiTok's REMI for one melody, as arrays: `Bar TimeSig (Position Pitch Duration)*` for every bar.
 
-MidiTok 3.1 is the reference (tests compare ids and notes with it), with the configuration
-    TokenizerConfig(pitch_range=(0, 127), use_programs=False, use_velocities=False,
-                    use_time_signatures=True, beat_res={(0, 4): steps, (4, 12): 4},
-                    time_signature_range=METERS, special_tokens=["PAD"])
-It is not imported here: that takes two seconds, brings torch along, and its encoder works through
-Python objects, some 80 times slower than these arrays. Our ids are MidiTok's in its own order,
-without PAD and PitchDrum (`miditok_ids`).
+MidiTok 3.1 is the reference (`miditok_remi`; tests compare ids and notes with it). It is not imported
+otherwise: that takes two seconds, brings torch along, and its encoder works through Python objects, some
+80 times slower than these arrays. Our ids are MidiTok's in its own order, without PAD and PitchDrum
+(`miditok_ids`).
 
 A beat is the meter's denominator (an eighth in 6/8) and has `steps` positions. A duration counts
 steps up to 4 beats, then quarter beats up to 12.
@@ -369,3 +366,19 @@ def words(ids: np.ndarray, steps: int) -> list[str]:
         else:
             shown.append(note_name(token - layout.pitch))
     return shown
+
+
+def miditok_remi(steps: int) -> Any:
+    """MidiTok's own REMI with `steps` positions in a beat, of which this is a copy."""
+    from miditok import REMI, TokenizerConfig
+
+    config = TokenizerConfig(
+        pitch_range=(0, 127),
+        use_programs=False,
+        use_velocities=False,
+        use_time_signatures=True,
+        beat_res={(0, 4): steps, (4, 12): 4},
+        time_signature_range={d: list(n) for d, n in METERS.items()},
+        special_tokens=["PAD"],
+    )
+    return REMI(config)

@@ -146,10 +146,7 @@ class _Crew:
                 self.members.append(_Member(actor, actor.ready.remote()))
             self._hand_out()
             self._listen()
-            for index, answer in self.done:
-                self.queue.finish(index)
-                yield index, answer
-            self.done = []
+            yield from self.queue.finished(self.done)
 
     def _hand_out(self) -> None:
         for member in self.members:

@@ -19,7 +19,7 @@ import pickle
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -214,7 +214,7 @@ class Parts:
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
-            self._open(path, new={key for key, _ in self._new})
+            self._open(path, new=True)
         self._new, self._size, self._since = [], 0, time.monotonic()
 
     def _to_batch(self) -> pa.RecordBatch:
@@ -234,7 +234,7 @@ class Parts:
         arrays = [pa.array(c, t) for c, t in zip(columns, types, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=_part_schema())
 
-    def _open(self, path: Path, new: Collection[bytes] = ()) -> None:
+    def _open(self, path: Path, *, new: bool = False) -> None:
         part = _Part.open(path)
         if part is None:
             path.unlink()
@@ -244,8 +244,7 @@ class Parts:
         keys, sessions, _, references = (part.batch.column(i).to_pylist() for i in range(4))
         for row, (key, session) in enumerate(zip(keys, sessions, strict=True)):
             told = json.loads(references[row]) if references[row] else ()
-            lasting = session in ("", self.session) and all(map(is_unchanged, told))
-            if lasting or key in new:
+            if new or (session == "" and all(map(is_unchanged, told))):
                 self._places[key] = (number, row)
 
     def skips(self, key: bytes) -> list[Skip]:

@@ -131,6 +131,13 @@ class Queue:
         """Tasks to begin again."""
         self._again.extendleft(reversed(list(indexes)))
 
+    def finished(self, done: list[tuple[int, bytes | Lost]]) -> Answers:
+        """Give the answers in a list that is then empty, and note that their tasks have them."""
+        for index, answer in done:
+            self.finish(index)
+            yield index, answer
+        done.clear()
+
     def finish(self, index: int) -> None:
         """Note that a task has its answer."""
         self._finished.add(index)
@@ -156,10 +163,7 @@ class _Crew:
             busy = {w.pipe: w for w in self.workers if w.doing or not w.ready}
             for pipe in wait(list(busy)):
                 self._listen(busy[pipe])  # type: ignore[index]
-            for index, answer in self.done:
-                self.queue.finish(index)
-                yield index, answer
-            self.done = []
+            yield from self.queue.finished(self.done)
 
     def _hand_out(self) -> None:
         for worker in self.workers:

@@ -38,8 +38,6 @@ from multimodal_gpt.model.norm import RMSNorm
 from multimodal_gpt.model.rotary import Turn, clock_numbers, turn_by, wave_numbers
 from multimodal_gpt.recipe.schema import ModelRecipe
 
-MLP_MULTIPLE = 16
-
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -77,7 +75,7 @@ class GPTConfig:
 
 def gpt_config(model: ModelRecipe, vocabulary_size: int) -> GPTConfig:
     """The shape that a recipe asks for. Raises UserError where its numbers do not divide."""
-    heads, kv_heads = model.heads, model.kv_heads or model.heads
+    heads, kv_heads = model.heads, model.key_value_heads
     if model.width % (2 * heads):
         best = 2 * heads * max(1, round(model.width / (2 * heads)))
         raise UserError(f"{model.width} is not a multiple of 2 * {heads} heads", "model.width", f"try {best}")
@@ -85,14 +83,13 @@ def gpt_config(model: ModelRecipe, vocabulary_size: int) -> GPTConfig:
         raise UserError(
             f"{kv_heads} does not divide {heads} heads", "model.kv_heads", "take a divisor of heads"
         )
-    hidden = math.ceil(model.width * model.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
     return GPTConfig(
         vocabulary_size=vocabulary_size,
         depth=model.depth,
         width=model.width,
         heads=heads,
         kv_heads=kv_heads,
-        mlp_hidden=hidden,
+        mlp_hidden=model.mlp_hidden,
         context=model.context,
         dropout=model.dropout,
         rotary_base=model.rotary_base,

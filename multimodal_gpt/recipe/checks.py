@@ -165,7 +165,7 @@ def _arrangements(recipe: Recipe) -> Iterator[UserError]:
 
 def _model(recipe: Recipe) -> Iterator[UserError]:
     width, heads = recipe.model.width, recipe.model.heads
-    kv_heads = recipe.model.kv_heads or heads
+    kv_heads = recipe.model.key_value_heads
     if width % (2 * heads):  # rotary positions turn pairs of numbers within a head
         near = 2 * heads * max(1, round(width / (2 * heads)))
         yield UserError(f"width {width} is no multiple of 2 * {heads} heads", "model", f"try width={near}")

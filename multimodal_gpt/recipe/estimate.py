@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import SPECIALS, TABLE_MULTIPLE
 
-MLP_MULTIPLE = 16
 BYTES_PER_WEIGHT = 16
 """float32 weight, gradient and two moments of AdamW."""
 
@@ -69,22 +67,17 @@ def estimate(recipe: Recipe, sizes: Mapping[str, int], learnt: tuple[str, ...] =
     )
 
 
-def mlp_hidden(model: ModelRecipe) -> int:
-    """Hidden width of the gated MLP."""
-    return math.ceil(model.width * model.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
-
-
 def parameter_count(model: ModelRecipe, table: int) -> int:
     """Weights of the transformer; the embedding table counts once, as it is also the output layer."""
     width, head_width = model.width, model.width // model.heads
-    attention = 2 * width * width + 2 * width * (model.kv_heads or model.heads) * head_width
+    attention = 2 * width * width + 2 * width * model.key_value_heads * head_width
     norms = 2 * width + 2 * head_width
-    return table * width + model.depth * (attention + 3 * width * mlp_hidden(model) + norms) + width
+    return table * width + model.depth * (attention + 3 * width * model.mlp_hidden + norms) + width
 
 
 def _floats_per_token(model: ModelRecipe, table: int) -> int:
     """What the backward pass keeps: about 14 D + 4 H per block; logits, softmax and their gradient."""
-    return model.depth * (14 * model.width + 4 * mlp_hidden(model)) + 3 * table
+    return model.depth * (14 * model.width + 4 * model.mlp_hidden) + 3 * table
 
 
 def survey(recipe: Recipe) -> tuple[Estimate | None, list[UserError]]:
@@ -157,9 +150,8 @@ def _origin_problems(run: Path, model: ModelRecipe) -> Iterator[UserError]:
 
 def shape_problems(before: Mapping[str, Any], model: ModelRecipe, run: Path) -> Iterator[UserError]:
     """What keeps the weights of a run, whose shape was `before`, from being those of a model."""
-    names = ("depth", "width", "heads", "kv_heads", "rotary_base", "clock")
-    now = {name: getattr(model, name) for name in names}
-    now |= {"kv_heads": model.kv_heads or model.heads, "mlp_hidden": mlp_hidden(model)}
+    now = {name: getattr(model, name) for name in ("depth", "width", "heads", "rotary_base", "clock")}
+    now |= {"kv_heads": model.key_value_heads, "mlp_hidden": model.mlp_hidden}
     changes = [f"{n}: {before.get(n)} -> {value}" for n, value in now.items() if before.get(n) != value]
     if changes:
         what = f"its model has another shape: {'; '.join(changes)}"

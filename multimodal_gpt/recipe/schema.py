@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,6 +83,9 @@ class ArrangementRecipe(Section):
     hole: Fraction = Field(0.0, description="probability of a gap that is filled at the end")
 
 
+MLP_MULTIPLE = 16
+
+
 def width_of(depth: int) -> int:
     """The width that goes with a depth: 3 96, 4 160 (1.3 M weights), 8 512 (25 M), 12 768 (85 M, as GPT-2).
 
@@ -104,7 +108,7 @@ class ModelRecipe(Section):
         description="size of the residual stream, a multiple of heads; goes with depth if absent",
     )
     heads: Count = Field(
-        default_factory=lambda known: heads_of(known.get("width", 128)),
+        default_factory=lambda known: heads_of(known.get("width", 160)),
         description="query heads; go with width if absent",
     )
     kv_heads: Count | None = Field(
@@ -121,6 +125,16 @@ class ModelRecipe(Section):
     clock: Fraction = Field(
         0.5, description="share of the rotary angles that turn with musical time instead of place"
     )
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the gated MLP."""
+        return math.ceil(self.width * self.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key and value heads, given or not."""
+        return self.kv_heads or self.heads
 
 
 class SamplePrompt(Section):
