@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from multimodal_gpt.data.datamodule import RowsData
@@ -39,7 +40,7 @@ from multimodal_gpt.data.shards import open_shards
 from multimodal_gpt.evaluation.context_gain import Interval, Piece, measure, ratio_interval
 from multimodal_gpt.evaluation.likelihood import LN2, segment_bits
 from multimodal_gpt.model.attention import seen_in
-from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config, initialise
+from multimodal_gpt.model.gpt import GPT, MLP, GPTConfig, gpt_config, initialise
 from multimodal_gpt.model.loss import IGNORE
 from multimodal_gpt.model.norm import RMSNorm
 from multimodal_gpt.model.optimizer import OPTIMIZERS
@@ -76,22 +77,19 @@ class Placed(GPT):
 
     def forward(self, ids, position=None, document=None, cache=None, counts=None, clock=None):
         """Hidden states (B, T, D) of ids (B, T), without a cache."""
-        if position is None:
-            position = torch.arange(ids.shape[1])[None]
+        position = torch.arange(ids.shape[1])[None] if position is None else position
         turn = turn_by(position, self.waves, clock, self.beats)
-        mask = None if document is None else seen_in(document)
-        x = self.embedding(ids) + self.places(position)
+        mask, x = None if document is None else seen_in(document), self.embedding(ids) + self.places(position)
         for block in self.blocks:
             x = block(x, turn, mask, None)
         return self.norm(x)
 
 
-class SquaredReLU(nn.ReLU):
-    """relu(x) ** 2 (So et al. 2021)."""
+class SquaredReLU(MLP):
+    """down(relu(up(x)) ** 2) (So et al. 2021)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return super().forward(x).square()
+        return self.down_proj(F.relu(self.up_proj(x)).square())
 
 
 def untied(config: GPTConfig) -> GPT:
@@ -103,14 +101,22 @@ def untied(config: GPTConfig) -> GPT:
     return net
 
 
-def ungated(activation: type[nn.Module], config: GPTConfig) -> GPT:
-    """The default with MLPs that have no gate but as many weights: down(activation(up(x)))."""
-    net, hidden = GPT(config), config.mlp_hidden * 3 // 2
+class SwiGLU(MLP):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020), with as many weights: two thirds as wide."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(width, hidden * 2 // 3)
+        self.gate_proj = nn.Linear(width, hidden * 2 // 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def with_mlp(kind: type[MLP], config: GPTConfig) -> GPT:
+    """The default with another kind of MLP."""
+    net = GPT(config)
     for block in net.blocks:
-        block.mlp = nn.Sequential()
-        block.mlp.add_module("up_proj", nn.Linear(config.width, hidden, bias=False))
-        block.mlp.add_module("activation", activation())
-        block.mlp.add_module("down_proj", nn.Linear(hidden, config.width, bias=False))
+        block.mlp = kind(config.width, config.mlp_hidden)
     initialise(net)
     return net
 
@@ -126,9 +132,7 @@ def renormed(make: Callable[[RMSNorm], nn.Module], names: str | tuple[str, ...],
 
 
 def started(config: GPTConfig, *, like_gpt2: bool) -> GPT:
-    """The default from GPT-2's weights (0.02 everywhere, less for what writes into the residual stream), or
-    with that which writes there at zero.
-    """
+    """The default from GPT-2's weights (all 0.02, but less in outputs of blocks), or with outputs at zero."""
     net = GPT(config)
     for name, weight in net.blocks.named_parameters():
         last = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -147,8 +151,8 @@ VARIANTS: dict[str, Callable[[GPTConfig], GPT]] = {
     "no QK-norm": partial(renormed, lambda _: nn.Identity(), ("q_norm", "k_norm")),
     "2 of 4 kv heads": lambda config: GPT(replace(config, kv_heads=2)),
     "1 of 4 kv heads": lambda config: GPT(replace(config, kv_heads=1)),
-    "ReLU^2": partial(ungated, SquaredReLU),
-    "GELU": partial(ungated, nn.GELU),
+    "ReLU^2": partial(with_mlp, SquaredReLU),
+    "SwiGLU": partial(with_mlp, SwiGLU),
     "untied table": untied,
     "all 0.02": partial(started, like_gpt2=True),
     "zero outputs": partial(started, like_gpt2=False),
@@ -192,8 +196,7 @@ def text_data(path: Path, seed: int, tokens: int) -> Data:
     for number, start in enumerate(range(0, len(valid) - context * stretch, context * stretch)):
         starts = start + context * np.arange(stretch)
         held_out.append((cut(valid, starts), np.full((stretch, context), number)))
-    size = -(-int(raw.max() + 1) // 64) * 64
-    units = np.full(len(held_out), stretch * context)
+    size, units = -(-int(raw.max() + 1) // 64) * 64, np.full(len(held_out), stretch * context)
     return Data("text", size, context, 0.0, batch, held_out, (0, size), units)
 
 
@@ -277,8 +280,7 @@ def race(contenders: Sequence[Contender], budget: float) -> None:
     while (one := min(contenders, key=lambda c: c.seconds)).seconds < budget:
         take_step(one, optimizers[one], budget)
     for one in contenders:
-        one.facts |= {"steps": one.steps, "seconds": round(one.seconds, 1)}
-        one.facts["parameters"] = one.net.parameter_count
+        one.facts |= {"steps": one.steps, "seconds": one.seconds, "parameters": one.net.parameter_count}
 
 
 @torch.no_grad()
@@ -329,8 +331,8 @@ def compare_clocks(folders: Sequence[Path], out: Path, seconds: float, seed: int
         _, batch = rows_of(shards, vocabulary, laid_out, seed, Batching(2, 1, 1024))
         torch.manual_seed(seed)
         shape = ModelRecipe(depth=4, width=128, heads=4, context=1024, clock=clock)
-        net = GPT(gpt_config(shape, vocabulary.table_size))
-        contenders.append(Contender(net, batch, {"variant": name, "seed": seed}))
+        config = gpt_config(shape, vocabulary.table_size)
+        contenders.append(Contender(GPT(config), batch, {"variant": name, "seed": seed}))
     race(contenders, seconds)
     pieces, base = held_out_pieces(shards), {}
     units = {n: np.array([p.segments[n].units for p in pieces]) for n in ("melody", "chords")}
@@ -380,17 +382,16 @@ def main() -> None:
     if not options.music and (options.clock or not options.text):
         parser.error("give --music, or --text without --clock")
     torch.set_num_threads(1)
-    names = [n for n in VARIANTS if n in ("default", *(options.only or VARIANTS))]
-    found: list[Iterator[Line]] = []
+    names, found = [n for n in VARIANTS if n in ("default", *(options.only or VARIANTS))], []
     if options.clock:
         found.append(compare_clocks(options.music, options.out, options.seconds, options.seed))
     if options.music and not options.clock:
         music = music_data(options.music, options.out, options.seed, options.tokens)
         found.append(compare(music, names, options.seconds, options.seed))
     if options.text:
-        untimed = [n for n in names if not n.startswith("clock")]
+        names = [n for n in names if not n.startswith("clock")]
         text = text_data(options.text, options.seed, options.tokens)
-        found.append(compare(text, untimed, options.seconds, options.seed))
+        found.append(compare(text, names, options.seconds, options.seed))
     for line in chain.from_iterable(found):
         print(json.dumps(line), flush=True)
 

@@ -1,7 +1,7 @@
 """A trained run as a folder that another library opens without any code of ours.
 
-transformers: our block is Qwen3's under other names, so the weights are renamed and nothing is computed. What
-that shape cannot hold is refused, never dropped.
+transformers: our block is that of Apertus under other names, with GELU for its activation, so the weights are
+renamed and nothing is computed. What that shape cannot hold is refused, never dropped.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ if TYPE_CHECKING:
 FORMATS = ("transformers",)
 WEIGHTS = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
 BLOCK = {
-    "attention_norm": "input_layernorm",
+    "attention_norm": "attention_layernorm",
     "attention.q_proj": "self_attn.q_proj",
     "attention.k_proj": "self_attn.k_proj",
     "attention.v_proj": "self_attn.v_proj",
     "attention.o_proj": "self_attn.o_proj",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.gate_proj": "mlp.gate_proj",
+    "mlp_norm": "feedforward_layernorm",
     "mlp.up_proj": "mlp.up_proj",
     "mlp.down_proj": "mlp.down_proj",
 }
-"""Our names of all weights, and of those of a block, -> Qwen3's."""
+"""Our names of all weights, and of those of a block, -> Apertus's."""
 HELD = {"vocabulary_size", "depth", "width", "heads", "kv_heads", "mlp_hidden", "context", "rotary_base"}
 UNUSED = {"dropout", "clock"}
-"""Of a GPTConfig: what Qwen3's config says too; what matters only in training, or is looked at by itself."""
-NO_PLACE = "which Qwen3, its shape in transformers, can't hold"
+"""Of a GPTConfig: what Apertus's config says too; what matters only in training, or is looked at apart."""
+NO_PLACE = "which Apertus, its shape in transformers, can't hold"
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def export(
 
 
 def _renamed(net: GPT, run: Path) -> dict[str, Tensor]:
-    """The weights under Qwen3's names. Raises UserError where it has other ones."""
+    """The weights under Apertus's names. Raises UserError where it has other ones."""
     _check_config(net.config, run)
-    weights, names = net.state_dict(), qwen_names(net.config.depth)
+    weights, names = net.state_dict(), apertus_names(net.config.depth)
     strange = sorted(set(weights) ^ set(names))
     if strange:
         state = "holds" if strange[0] in weights else "lacks"
@@ -92,8 +91,8 @@ def _renamed(net: GPT, run: Path) -> dict[str, Tensor]:
     return {new: weights[name].float().contiguous() for name, new in names.items()}
 
 
-def qwen_names(depth: int) -> dict[str, str]:
-    """Our names of the weights -> those of Qwen3: a rename is all there is to it."""
+def apertus_names(depth: int) -> dict[str, str]:
+    """Our names of the weights -> those of Apertus: a rename is all there is to it."""
     blocks = {
         f"blocks.{number}.{ours}.weight": f"model.layers.{number}.{theirs}.weight"
         for number in range(depth)
@@ -112,28 +111,27 @@ def _check_config(config: GPTConfig, run: Path) -> None:
             raise UserError(f"{field.name} is {value}, {NO_PLACE}", run, f"train with {field.default}")
 
 
-def qwen_config(config: GPTConfig) -> dict[str, Any]:
-    """`config.json`, the same shape in Qwen3's words, those of transformers 4 and 5."""
+def apertus_config(config: GPTConfig) -> dict[str, Any]:
+    """`config.json`, the same shape in Apertus's words, those of transformers 4 and 5."""
     rotary = {"rope_theta": config.rotary_base}
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
+        "architectures": ["ApertusForCausalLM"],
+        "model_type": "apertus",
         "vocab_size": config.vocabulary_size,
         "hidden_size": config.width,
         "intermediate_size": config.mlp_hidden,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
         "max_position_embeddings": config.context,
         **rotary,
+        "rope_scaling": None,
         "rope_parameters": {"rope_type": "default", **rotary},
         "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
+        "hidden_act": "gelu",
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": True,
-        "use_sliding_window": False,
         **_ids(),
         "dtype": "float32",
         "torch_dtype": "float32",
@@ -160,7 +158,7 @@ def _write(
             save_file(dict(weights), new / "model.safetensors", metadata={"format": "pt"})
             write_text(new / "README.md", card)
             _write_json(new / "generation_config.json", {"do_sample": True, **_ids()})
-            _write_json(new / "config.json", qwen_config(config))
+            _write_json(new / "config.json", apertus_config(config))
             files = sorted((p.name for p in new.iterdir()), key=lambda n: (n == "config.json", n))
             for file in files:
                 shutil.move(new / file, folder / file)
@@ -191,8 +189,8 @@ pipeline_tag: text-generation
 ---
 # {run}
 
-A model trained with multimodal_gpt, in the shape of Qwen3: `AutoModelForCausalLM` opens it, no code of ours
-is needed (transformers 4.51 or later). It has no tokenizer of transformers: its ids are words, notes, chords
+A model trained with multimodal_gpt, in the shape of Apertus: `AutoModelForCausalLM` opens it, no code of ours
+is needed (transformers 4.56 or later). It has no tokenizer of transformers: its ids are words, notes, chords
 and whatever else it was trained on, and `vocabulary.json` says what each of them means.
 
 | modality | tag | ids |

@@ -177,17 +177,18 @@ def sign(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "7", "{}", '{"format": 1}', '{"format": 1, "step": "7"}', "[" * 99999]
+    "content", ["[]", "7", "{}", '{"format": 2}', '{"format": 2, "step": "7"}', "[" * 99999]
 )
 def test_json_of_another_kind_is_damage(folder, content):
     (folder / "checkpoint.json").write_text(content)
     assert "checkpoint.json: the file is damaged (copy it again" in message(folder)
 
 
-def test_a_later_format_asks_for_an_upgrade(folder):
+@pytest.mark.parametrize(("number", "fix"), [(1, "train again"), (3, "upgrade")])
+def test_other_formats_say_what_to_do(folder, number, fix):
     info = json.loads((folder / "checkpoint.json").read_text())
-    (folder / "checkpoint.json").write_text(json.dumps({**info, "format": 2}))
-    assert "checkpoint.json: is of format 2, this version reads 1 (upgrade" in message(folder)
+    (folder / "checkpoint.json").write_text(json.dumps({**info, "format": number}))
+    assert f"checkpoint.json: is of format {number}, this version reads 2 ({fix})" in message(folder)
 
 
 @pytest.mark.parametrize("named", [None, "../other/model.safetensors", 7])
@@ -223,7 +224,7 @@ def test_a_recipe_of_another_run_does_not_fit(folder, tmp_path):
     save(tmp_path / "other", width=64)
     shutil.copy(tmp_path / "other" / "recipe.yaml", folder)
     assert (
-        "checkpoint.json: does not match recipe.yaml: width is 32, not 64; mlp_hidden is 96, not 176"
+        "checkpoint.json: does not match recipe.yaml: width is 32, not 64; mlp_hidden is 128, not 256"
         in message(folder)
     )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from multimodal_gpt import exporting
 from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.exporting import export, qwen_names
+from multimodal_gpt.exporting import apertus_names, export
 from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import Modality
@@ -86,10 +86,10 @@ def test_the_folder_holds_all_there_is_to_say(run: Path) -> None:
     names = "README.md config.json generation_config.json model.safetensors vocabulary.json"
     assert sorted(p.name for p in done.folder.iterdir()) == sorted(done.files) == names.split()
     config = json.loads((done.folder / "config.json").read_text())
-    assert (config["architectures"], config["head_dim"]) == (["Qwen3ForCausalLM"], 16)
+    assert (config["architectures"], config["hidden_act"]) == (["ApertusForCausalLM"], "gelu")
     assert "auto_map" not in config, "no code of ours is to run"
     weights = load_file(done.folder / "model.safetensors")
-    assert set(weights) == set(qwen_names(3).values())
+    assert set(weights) == set(apertus_names(3).values())
     assert sum(w.numel() for w in weights.values()) == done.parameters
     assert Vocabulary.load(done.folder, PLUGINS).names == ("letters", "beats")
     assert "| `beats` | 22 | 23 to 27 |" in (done.folder / "README.md").read_text()
@@ -104,7 +104,7 @@ def message(run: Path, to: str = "transformers", **options: Any) -> str:
 def test_the_clock_is_refused(tmp_path: Path) -> None:
     run = save(tmp_path / "run", clock=0.5)
     assert message(run) == (
-        f"{run}: model.clock is 0.5: rotary angles turn with musical time, which Qwen3, its shape in "
+        f"{run}: model.clock is 0.5: rotary angles turn with musical time, which Apertus, its shape in "
         "transformers, can't hold (train with model.clock=0)"
     )
     assert not (run / "transformers").exists()
@@ -117,11 +117,11 @@ def test_what_later_models_may_have_is_refused(run: Path, monkeypatch: pytest.Mo
 
     net = load_weights(run, plugins=PLUGINS).net
     net.config = Later(**vars(net.config), gate=True)
-    with pytest.raises(UserError, match=r"gate is True, which Qwen3, .* can't hold \(train with False\)"):
+    with pytest.raises(UserError, match=r"gate is True, which Apertus, .* can't hold \(train with False\)"):
         exporting._renamed(net, run)
     net.config = Later(**{**vars(net.config), "gate": False})
     net.extra = torch.nn.Linear(2, 2, bias=False)
-    with pytest.raises(UserError, match=r"the model holds extra.weight, which Qwen3"):
+    with pytest.raises(UserError, match=r"the model holds extra.weight, which Apertus"):
         exporting._renamed(net, run)
 
 

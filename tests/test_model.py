@@ -33,7 +33,7 @@ def ids(*shape: int, seed: int = 1) -> torch.Tensor:
 
 def test_the_recipe_decides_the_shape():
     config = gpt_config(ModelRecipe(depth=3, width=96, heads=4, kv_heads=2, context=64), vocabulary_size=128)
-    assert (config.head_width, config.mlp_hidden, config.cache_shape) == (24, 272, (3, 2, 24))
+    assert (config.head_width, config.mlp_hidden, config.cache_shape) == (24, 384, (3, 2, 24))
     assert gpt_config(ModelRecipe(width=96), 128).kv_heads == 3
 
 

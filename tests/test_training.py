@@ -439,6 +439,16 @@ def test_other_shards_are_refused(make, vocabulary):
         run.fit(recipe, vocabulary, ToyData(recipe), Corpus(CORPUS.documents, 640, "other"), state)
 
 
+def test_a_run_of_another_format_does_not_go_on(make, vocabulary):
+    recipe = make()
+    path = fit(recipe, vocabulary).folder / "resume.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["multimodal_gpt"]["format"] = 1
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"resume.ckpt: was written by another version \(give it a folder"):
+        resume_state(Path(recipe.run), recipe)
+
+
 def test_weights_alone_are_not_trained_over(make, vocabulary):
     recipe = make()
     (fit(recipe, vocabulary).folder / "resume.ckpt").unlink()

@@ -51,7 +51,7 @@ def document_mask(document: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """One attention layer; names follow Qwen3, so that export is a rename."""
+    """One attention layer; names follow those of transformers, so that export is a rename."""
 
     def __init__(self, width: int, heads: int, kv_heads: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ def turn_by(
 
 
 def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Queries or keys (B, H, T, E) turned by their places; halves pair up as in Qwen3 and Llama."""
+    """Queries or keys (B, H, T, E) turned by their places; halves pair up as in Llama."""
     cos, sin = (part.to(x.dtype) for part in turn)
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)

@@ -72,12 +72,12 @@ def parameter_count(model: ModelRecipe, table: int) -> int:
     width, head_width = model.width, model.width // model.heads
     attention = 2 * width * width + 2 * width * model.key_value_heads * head_width
     norms = 2 * width + 2 * head_width
-    return table * width + model.depth * (attention + 3 * width * model.mlp_hidden + norms) + width
+    return table * width + model.depth * (attention + 2 * width * model.mlp_hidden + norms) + width
 
 
 def _floats_per_token(model: ModelRecipe, table: int) -> int:
-    """What the backward pass keeps: about 14 D + 4 H per block; logits, softmax and their gradient."""
-    return model.depth * (14 * model.width + 4 * model.mlp_hidden) + 3 * table
+    """What the backward pass keeps: about 14 D + 2 H per block; logits, softmax and their gradient."""
+    return model.depth * (14 * model.width + 2 * model.mlp_hidden) + 3 * table
 
 
 def survey(recipe: Recipe) -> tuple[Estimate | None, list[UserError]]:

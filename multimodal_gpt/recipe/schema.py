@@ -114,7 +114,7 @@ class ModelRecipe(Section):
     kv_heads: Count | None = Field(
         None, description="key and value heads, a divisor of heads; heads if absent"
     )
-    mlp_ratio: float = Field(2.667, gt=0, description="hidden width of the gated MLP / width")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP / width")
     context: Annotated[int, Field(ge=16)] = Field(512, description="tokens the model sees at once")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="dropout on block outputs while training"
@@ -128,7 +128,7 @@ class ModelRecipe(Section):
 
     @property
     def mlp_hidden(self) -> int:
-        """Hidden width of the gated MLP."""
+        """Hidden width of the MLP."""
         return math.ceil(self.width * self.mlp_ratio / MLP_MULTIPLE) * MLP_MULTIPLE
 
     @property

@@ -32,7 +32,8 @@ from multimodal_gpt.stream.plugins import file_hash
 from multimodal_gpt.stream.vocabulary import FILE_NAME as VOCABULARY
 from multimodal_gpt.stream.vocabulary import Vocabulary, read_manifest
 
-FORMAT = 1
+FORMAT = 2
+"""1 had MLPs with a gate."""
 WEIGHTS, CHECKPOINT, RECIPE, RESUME = "model.safetensors", "checkpoint.json", "recipe.yaml", "resume.ckpt"
 DELTAS = "lora.safetensors"
 TABLE, NEW_ROWS = "embedding.weight", "embedding.new_rows"
@@ -124,7 +125,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_bytes())
         if info["format"] != FORMAT:
-            raise UserError(f"is of format {info['format']!r}, this version reads {FORMAT}", path, "upgrade")
+            what = f"is of format {info['format']!r}, this version reads {FORMAT}"
+            raise UserError(what, path, "upgrade" if info["format"] > FORMAT else "train again")
         complete = all(isinstance(info[k], t) for k, t in _REQUIRED.items())
     except FileNotFoundError:
         fix = "a trained run has one; train first" if folder.is_dir() else "there is no such folder"

@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.training.checkpoint import CHECKPOINT, DELTAS, OWN, RESUME, WEIGHTS, read_resume
+from multimodal_gpt.training.checkpoint import (
+    CHECKPOINT,
+    DELTAS,
+    FORMAT,
+    OWN,
+    RESUME,
+    WEIGHTS,
+    read_resume,
+)
 from multimodal_gpt.training.keep import BEST, FOLDER
 from multimodal_gpt.training.metrics import METRICS
 
@@ -55,6 +63,8 @@ def resume_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
             raise UserError(f"holds a trained model but no {RESUME} to go on from", folder, OTHER_RUN)
         return None
     state = read_resume(path)
+    if state[OWN].get("format") != FORMAT:
+        raise UserError("was written by another version", path, OTHER_RUN)
     try:
         before = Recipe.model_validate(state[OWN]["recipe"]).plain()
     except (ValidationError, KeyError, TypeError):
