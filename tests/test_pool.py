@@ -60,7 +60,7 @@ def test_the_queue_gives_every_task_until_it_is_finished(number, workers, ahead,
     queue = Queue(number, workers, ahead)
     begun, finished = [], set()
     while not queue.over:
-        new = [i for _ in range(queue.at_once) if (i := queue.take()) is not None]
+        new = queue.share()
         oldest = min(set(range(number)) - finished)
         assert all(i < oldest + max(1, number if ahead is None else ahead) for i in new)
         begun += new
@@ -73,6 +73,17 @@ def test_the_queue_gives_every_task_until_it_is_finished(number, workers, ahead,
             queue.finish(index)
             finished.add(index)
     assert finished == set(range(number)) and not begun
+
+
+def test_shares_get_smaller_towards_the_end():
+    queue, sizes = Queue(1000, 2, None), []
+    while not queue.over:
+        new = queue.share()
+        sizes.append(len(new))
+        for index in new:
+            queue.finish(index)
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (16, 1)
 
 
 def test_a_dead_worker_costs_its_own_task():
@@ -130,6 +141,34 @@ def test_closed_early_it_leaves_no_process(words):
     answers.close()
     assert not any(map(toy_work.alive, running))
     assert toy_work.workers(os.getpid()) == []
+
+
+@on_linux
+def test_workers_stay_from_one_call_to_the_next():
+    with pool.employed(2) as employ:
+        assert sorted(employ(toy_work.make, tasks(*range(40)))) == answered(range(40))
+        there = set(toy_work.workers(os.getpid()))
+        assert there, "but for one that was still starting"
+        assert sorted(employ(toy_work.make_loud, tasks("a", "b"))) == [(0, b"A"), (1, b"B")]
+        assert list(employ(toy_work.make, [])) == []
+        assert there <= set(toy_work.workers(os.getpid()))
+    assert toy_work.workers(os.getpid()) == []
+
+
+@on_linux
+def test_those_that_died_or_are_busy_do_not_stay():
+    with pool.employed(2) as employ:
+        assert dict(employ(toy_work.make, tasks("exit", "a"))) == {0: EXIT, 1: b"a"}
+        for pid in toy_work.workers(os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+        assert list(employ(toy_work.make, tasks("b"))) == [(0, b"b")]
+        answers = employ(toy_work.make, tasks("c", "sleep"))
+        next(answers)
+        answers.close()
+        assert len(toy_work.workers(os.getpid())) <= 1, "not the one that sleeps"
+        with pytest.raises(RuntimeError, match="does not start: ZeroDivisionError: oops"):
+            list(employ(toy_work.make_failing, tasks("d", "e")))
+        assert toy_work.workers(os.getpid()) == []
 
 
 @on_linux

@@ -20,6 +20,10 @@ def make() -> Callable[[Any], bytes]:
     return do
 
 
+def make_loud() -> Callable[[Any], bytes]:
+    return lambda word: do(word).upper()
+
+
 def make_refusing() -> Callable[[Any], bytes]:
     raise UserError("no such letters", "my.yaml", "use others")
 

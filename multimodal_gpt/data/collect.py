@@ -10,22 +10,19 @@ from functools import partial
 from typing import Any
 
 from multimodal_gpt import console
-from multimodal_gpt.data import pool
 from multimodal_gpt.data.copies import Brief, Rules
 from multimodal_gpt.data.corpus import Group, split_again
+from multimodal_gpt.data.engines import Engine
 from multimodal_gpt.data.parts import Packed, Parts, Place, Reference
-from multimodal_gpt.data.pool import Answers, Lost, Task
+from multimodal_gpt.data.pool import Lost, Task
 from multimodal_gpt.data.reading import Skip
 from multimodal_gpt.data.work import make_reader
-from multimodal_gpt.recipe.schema import DataRecipe
 
 BYTES_PER_LIMIT = 65536
 """`seconds_per_file` is granted for every so many bytes begun: a large file has its time."""
 
 NOTHING: Mapping[str, Any] = {}
 """One for all briefs: an empty dict has 64 bytes."""
-
-Engine = Callable[..., Answers]
 
 
 @dataclass
@@ -46,22 +43,6 @@ class Found:
     skips: list[Skip] = field(default_factory=list)
     references: set[Reference] = field(default_factory=set)
     earlier: int = 0
-
-
-@contextmanager
-def engine(data: DataRecipe) -> Iterator[Engine]:
-    """What runs tasks in worker processes: `pool.run`, or the same on Ray."""
-    if data.engine == "local":
-        yield partial(_run, pool.run, data.workers)
-        return
-    from multimodal_gpt.data import on_ray
-
-    with on_ray.connected(data.workers):
-        yield partial(_run, on_ray.run, data.workers)
-
-
-def _run(run: Engine, workers: int, make: Any, tasks: Sequence[Task], **options: Any) -> Answers:
-    return run(make, tasks, workers, **options)
 
 
 def collect(

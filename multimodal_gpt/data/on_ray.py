@@ -160,8 +160,7 @@ class _Crew:
     def _take(self) -> list[int]:
         if self.alone:
             return [self.alone.popleft()]
-        taken = (self.queue.take() for _ in range(self.queue.at_once))
-        return [index for index in taken if index is not None]
+        return self.queue.share()
 
     def _listen(self) -> None:
         busy = {m.call: m for m in self.members if m.doing or not m.ready}

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +27,10 @@ from typing import IO, Any
 from multimodal_gpt.errors import UserError
 
 READY = b"ready"
+STDERR = 2
 TASKS_PER_MESSAGE = 16
+SHARES = 8
+"""A worker gets one in so many, times the workers, of the tasks that are left."""
 STARTS = 3
 """Workers in a row that may be killed while they start: out of memory, they are among the first to go."""
 CALL = """
@@ -77,11 +81,35 @@ def run(
     where the caller keeps answers until it is. Raises UserError where `make` does in a worker, RuntimeError
     where no worker starts.
     """
-    crew = _Crew(pickle.dumps(make), tasks, workers or cores(), ahead)
+    with employed(workers) as employ:
+        yield from employ(make, tasks, ahead=ahead)
+
+
+@contextmanager
+def employed(workers: int) -> Iterator[Callable[..., Answers]]:
+    """`run` without its `workers`, whose workers stay from one call to the next: a start takes them half a
+    second.
+    """
+    idle: list[_Worker] = []
+    try:
+        yield partial(_run, idle, workers or cores())
+    finally:
+        _end(idle)
+
+
+def _run(
+    idle: list[_Worker],
+    workers: int,
+    make: Callable[[], Work],
+    tasks: Sequence[Task],
+    *,
+    ahead: int | None = None,
+) -> Answers:
+    crew = _Crew(pickle.dumps(make), tasks, workers, ahead, idle)
     try:
         yield from crew.answers()
     finally:
-        crew.dismiss()
+        idle += crew.dismiss()
 
 
 def cores() -> int:
@@ -101,14 +129,11 @@ def in_order(answers: Answers) -> Generator[bytes | Lost, None, None]:
 
 
 class Queue:
-    """Indexes of tasks: those that nobody has begun, in order, and those to be begun again before them.
-
-    `at_once`: so many are worth one message, with every one of `workers` still getting its share.
-    """
+    """Indexes of tasks: those that nobody has begun, in order, and those to be begun again before them."""
 
     def __init__(self, tasks: int, workers: int, ahead: int | None) -> None:
-        self.tasks, self.ahead = tasks, tasks if ahead is None else max(1, ahead)
-        self.at_once = min(TASKS_PER_MESSAGE, max(1, min(tasks, self.ahead) // (8 * workers)))
+        self.tasks, self.workers = tasks, workers
+        self.ahead = tasks if ahead is None else max(1, ahead)
         self._again: deque[int] = deque()
         self._next = self._oldest = 0
         self._finished = set[int]()
@@ -118,14 +143,17 @@ class Queue:
         """Whether all tasks are finished."""
         return self._oldest == self.tasks
 
-    def take(self) -> int | None:
-        """A task to begin; None where there is none now."""
-        if self._again:
-            return self._again.popleft()
-        if self._next >= min(self.tasks, self._oldest + self.ahead):
-            return None
-        self._next += 1
-        return self._next - 1
+    def share(self) -> list[int]:
+        """Tasks to begin, for one worker: ever fewer, so that all workers end at about the same time (guided
+        self-scheduling: Polychronopoulos and Kuck 1987). Empty where there is none now.
+        """
+        stop = min(self.tasks, self._oldest + self.ahead)
+        left = len(self._again) + max(0, stop - self._next)
+        number = min(TASKS_PER_MESSAGE, -(-left // (SHARES * self.workers)))
+        taken = [self._again.popleft() for _ in range(min(number, len(self._again)))]
+        fresh = range(self._next, self._next + number - len(taken))
+        self._next = fresh.stop
+        return [*taken, *fresh]
 
     def put_back(self, indexes: Iterable[int]) -> None:
         """Tasks to begin again."""
@@ -149,16 +177,20 @@ class Queue:
 class _Crew:
     """Running workers, and what each is at."""
 
-    def __init__(self, make: bytes, tasks: Sequence[Task], workers: int, ahead: int | None) -> None:
+    def __init__(
+        self, make: bytes, tasks: Sequence[Task], workers: int, ahead: int | None, idle: list[_Worker]
+    ) -> None:
         self.make, self.tasks, self.number = make, tasks, min(workers, len(tasks))
-        self.queue = Queue(len(tasks), workers, ahead)
+        self.queue, self.idle = Queue(len(tasks), workers, ahead), idle
         self.done: list[tuple[int, bytes | Lost]] = []
         self.workers: list[_Worker] = []
         self.failed_starts = 0
 
     def answers(self) -> Answers:
         while not self.queue.over:
-            self.workers += [_start(self.make) for _ in range(self.number - len(self.workers))]
+            while len(self.workers) < self.number:
+                self.workers.append(self.idle.pop() if self.idle else _start())
+                self.workers[-1].begin(self.make)
             self._hand_out()
             busy = {w.pipe: w for w in self.workers if w.doing or not w.ready}
             for pipe in wait(list(busy)):
@@ -168,8 +200,7 @@ class _Crew:
     def _hand_out(self) -> None:
         for worker in self.workers:
             if worker.ready and not worker.doing:
-                taken = (self.queue.take() for _ in range(self.queue.at_once))
-                worker.doing.extend(index for index in taken if index is not None)
+                worker.doing.extend(self.queue.share())
                 if worker.doing:
                     worker.tell([self.tasks[index] for index in worker.doing])
 
@@ -199,11 +230,17 @@ class _Crew:
         worker.end()
         self.workers.remove(worker)
 
-    def dismiss(self) -> None:
-        for worker in self.workers:
-            worker.process.kill()  # all of them before `end` waits for one
-        for worker in self.workers:
-            worker.end()
+    def dismiss(self) -> list[_Worker]:
+        """End the workers that are busy; gives the others."""
+        _end([w for w in self.workers if w.doing or not w.ready])
+        return [w for w in self.workers if w.ready and not w.doing]
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()  # all of them before `end` waits for one
+    for worker in workers:
+        worker.end()
 
 
 def _lost(code: int, seconds: float) -> Lost:
@@ -230,9 +267,13 @@ class _Worker:
     ready: bool = False
     doing: deque[int] = field(default_factory=deque)
 
-    def tell(self, tasks: list[Task]) -> None:
-        with suppress(OSError):  # it is dead: the next `_listen` finds out
-            self.pipe.send(tasks)
+    def begin(self, make: bytes) -> None:
+        self.ready = False
+        self.tell(make)
+
+    def tell(self, message: bytes | list[Task]) -> None:
+        with suppress(OSError):  # it is dead: the next `_listen` finds out and says why
+            self.pipe.send(message)
 
     def last_words(self) -> str:
         self.log.seek(0)
@@ -246,7 +287,7 @@ class _Worker:
         self.log.close()
 
 
-def _start(make: bytes) -> _Worker:
+def _start() -> _Worker:
     ours, theirs = Pipe()
     log = _log()
     try:
@@ -260,10 +301,7 @@ def _start(make: bytes) -> _Worker:
         )
     finally:
         theirs.close()
-    worker = _Worker(process, ours, log)
-    with suppress(OSError):  # it died at once: `_listen` finds out and says why
-        ours.send_bytes(make)
-    return worker
+    return _Worker(process, ours, log)
 
 
 def _log() -> IO[bytes]:
@@ -279,21 +317,30 @@ def search_path() -> str:
 
 
 def serve(descriptor: int) -> None:
-    """The life of a worker: gets what to call, then answers tasks until its pipe closes."""
+    """The life of a worker: gets what to call, then tasks to answer, and again, until its pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     pipe: Connection = Connection(descriptor)
+    log, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
     with suppress(EOFError, OSError):  # the caller is gone or has no more work
-        try:
-            work = pickle.loads(pipe.recv_bytes())()
-        except UserError as error:
-            pipe.send_bytes(pickle.dumps(error))
-            return
-        pipe.send_bytes(READY)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # a million warnings fill a disk
         while True:
-            for task in pipe.recv():
-                signal.setitimer(signal.ITIMER_REAL, task.seconds)
-                answer = work(task.what)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                pipe.send_bytes(answer)
+            message = pipe.recv()
+            if isinstance(message, bytes):
+                os.dup2(log, STDERR)
+                try:
+                    work: Work = pickle.loads(message)()
+                except UserError as error:
+                    pipe.send_bytes(pickle.dumps(error))
+                    return
+                pipe.send_bytes(READY)
+                os.dup2(nowhere, STDERR)  # a million warnings fill a disk
+            else:
+                _answer(message, work, pipe)
+
+
+def _answer(tasks: list[Task], work: Work, pipe: Connection) -> None:
+    for task in tasks:
+        signal.setitimer(signal.ITIMER_REAL, task.seconds)
+        answer = work(task.what)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send_bytes(answer)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from multimodal_gpt.data.captions import Captions, check_templates
-from multimodal_gpt.data.collect import Found, collect, engine
+from multimodal_gpt.data.collect import Found, collect
 from multimodal_gpt.data.copies import Rules, make_tools
 from multimodal_gpt.data.corpus import Listing, list_files, split_groups
+from multimodal_gpt.data.engines import Engine, engine, in_turn
 from multimodal_gpt.data.inherited import inherited_modalities
-from multimodal_gpt.data.parts import Parts, Reader, open_parts
+from multimodal_gpt.data.parts import Parts, open_parts
 from multimodal_gpt.data.reporting.page import write_page
 from multimodal_gpt.data.reporting.report import DOCUMENTS, REPORT, Report, kinds, split_skips
 from multimodal_gpt.data.reporting.tally import UNUSED, duplicates
@@ -33,8 +34,8 @@ from multimodal_gpt.data.sources import (
     unchanged,
 )
 from multimodal_gpt.data.split import Split, split_documents
-from multimodal_gpt.data.work import make_writer
-from multimodal_gpt.data.writing import Lines, Writer, spans
+from multimodal_gpt.data.work import Span, make_lister, make_writer
+from multimodal_gpt.data.writing import Lines, Writer, is_little, spans
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import make_folder
 from multimodal_gpt.recipe.load import modalities
@@ -81,7 +82,7 @@ def prepare(recipe: Recipe, *, force: bool = False, progress: bool = True) -> Re
             what = "no document is left to train on" + kinds(found.skips)
             raise UserError(what, "data", _first_reasons(found))
         # 5) Let tokenizers learn from the training documents; from here on every id has its meaning
-        contents = _Contents(found, split, Reader(parts.folder, parts.session, [m.name for m in known]))
+        contents = partial(_contents, run, parts, [m.name for m in known], spans("train", found, split))
         fitted = tuple(_learn(known, rules, contents, made))
         vocabulary = Vocabulary(fitted, made)
         vocabulary.save(made)
@@ -161,24 +162,22 @@ def _rules(recipe: Recipe, known: Sequence[Modality], taken: Mapping[str, Modali
     return Rules(readers, folder, learning, captions, shifts, rules_fingerprint(recipe))
 
 
-def _learn(known: Sequence[Modality], rules: Rules, contents: _Contents, folder: Path) -> list[Modality]:
+def _learn(
+    known: Sequence[Modality], rules: Rules, contents: Callable[[str], Iterator[Any]], folder: Path
+) -> list[Modality]:
     return [
         plugins.fit(m, contents(m.name), folder) if m.name in rules.learning else reader
         for m, reader in zip(known, rules.readers, strict=True)
     ]
 
 
-@dataclass(frozen=True)
-class _Contents:
+def _contents(
+    run: Engine, parts: Parts, names: Sequence[str], training: Sequence[Span], modality: str
+) -> Iterator[Any]:
     """All contents of a modality in the training documents, shifted copies included."""
-
-    found: Found
-    split: Split
-    reader: Reader
-
-    def __call__(self, modality: str) -> Iterator[Any]:
-        for index in self.split.train:
-            yield from self.reader.contents(self.found.places[index], modality)
+    make = partial(make_lister, parts.folder, parts.session, names, modality)
+    for contents in in_turn(run, make, training, alone=is_little(training)):
+        yield from contents
 
 
 # 7) Report

@@ -50,6 +50,17 @@ class Span:
     documents: tuple[tuple[Place, str], ...]
 
 
+def make_lister(parts: Path, session: str, names: Sequence[str], modality: str) -> Work:
+    """What a worker does with a `Span`: gives a pickled list of all contents of a modality in it, shifted
+    copies included.
+    """
+    return partial(_list, Reader(parts, session, names), modality)
+
+
+def _list(reader: Reader, modality: str, span: Span) -> bytes:
+    return pickle.dumps([c for place, _ in span.documents for c in reader.contents(place, modality)])
+
+
 @dataclass(frozen=True)
 class Written:
     """What a worker makes of a `Span`.

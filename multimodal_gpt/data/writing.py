@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from multimodal_gpt.data import pool
 from multimodal_gpt.data.batches import BYTES_PER_BATCH, CODEC, ROWS_PER_BATCH, schema
-from multimodal_gpt.data.collect import Engine, Found
+from multimodal_gpt.data.collect import Found
+from multimodal_gpt.data.engines import Engine, in_turn
 from multimodal_gpt.data.parts import Place
-from multimodal_gpt.data.pool import Lost, Task
 from multimodal_gpt.data.reading import PARTLY, Skip
 from multimodal_gpt.data.reporting.tally import UNUSED, Tally
 from multimodal_gpt.data.shards import write_batches
@@ -26,9 +23,6 @@ from multimodal_gpt.stream.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SECONDS_PER_SPAN = 600.0
-AHEAD = 8
-"""Spans that may be ready before the oldest one is: they wait in memory."""
 SMALL = 2 * BYTES_PER_BATCH
 """So few bytes are written by this process itself: starting others takes longer."""
 
@@ -49,6 +43,11 @@ def spans(name: str, found: Found, split: Split) -> list[Span]:
             made.append(Span(name, tuple(held)))
             held, rows, size = [], 0, 0
     return [*made, Span(name, tuple(held))] if held else made
+
+
+def is_little(spans: Sequence[Span]) -> bool:
+    """Whether workers would take longer to start than this process takes to do it."""
+    return sum(place.bytes for span in spans for place, _ in span.documents) <= SMALL
 
 
 class Lines:
@@ -114,17 +113,4 @@ class Writer:
                 yield pa.ipc.read_record_batch(pa.decompress(written.batch, written.bytes, CODEC), schema())
 
     def _written(self, spans: Sequence[Span]) -> Iterator[Written]:
-        if sum(place.bytes for span in spans for place, _ in span.documents) <= SMALL:
-            work = self.make()
-            yield from (pickle.loads(work(span)) for span in spans)
-            return
-        tasks = [Task(span, SECONDS_PER_SPAN) for span in spans]
-        with closing(self.engine(self.make, tasks, ahead=AHEAD)) as answers:
-            yield from _unpickled(pool.in_order(answers))
-
-
-def _unpickled(answers: Iterable[bytes | Lost]) -> Iterator[Written]:
-    for answer in answers:
-        if isinstance(answer, Lost):
-            raise RuntimeError(f"a worker process that writes shards is lost: {answer.reason}")
-        yield pickle.loads(answer)
+        return in_turn(self.engine, self.make, spans, alone=is_little(spans))
