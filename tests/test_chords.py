@@ -517,4 +517,9 @@ def test_names_stand_above_the_notes():
     axes = figure.add_subplot()
     CHORDS.draw(CHORDS.parse("C . | Am G"), axes)
     assert [(t.get_text(), t.get_position()[0]) for t in axes.texts] == [("C", 0), ("Am", 4), ("G", 6)]
-    assert [line[0][0] for line in axes.collections[0].get_segments()] == [0, 4, 6]
+    voices, changes = axes.collections
+    assert [line[0][0] for line in changes.get_segments()] == [0, 4, 6]
+    boxes = [path.get_extents() for path in voices.get_paths()]
+    assert len(boxes) == 3 * 3 and {box.x0 for box in boxes} == {0, 4, 6}
+    pitches = {round((box.y0 + box.y1) / 2) % 12 for box in boxes if box.x0 == 6}
+    assert pitches == {7, 11, 2}

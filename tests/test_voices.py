@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.figure import Figure
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.recipe.load import load_recipe, modalities
@@ -166,3 +167,11 @@ def test_the_recipe_shows_the_model_every_key():
     (voices,) = modalities(recipe)
     assert build(voices).unit == "note"
     assert len({shift % 12 for shift in recipe.data.shifts}) == 12
+
+
+def test_voices_are_drawn_as_lines():
+    axes = Figure().subplots()
+    VOICES.draw(np.where(CADENCE == 62, -1, CADENCE), axes, color="red")
+    lines = [[segment.tolist() for segment in voice.get_segments()] for voice in axes.collections]
+    assert lines[:2] == [[[[0, 67], [5, 67]]], [[[1, 60], [5, 60]]]]
+    assert {tuple(voice.get_colors()[0]) for voice in axes.collections} == {(1, 0, 0, 1)}

@@ -5,8 +5,9 @@ Letters: N slices, Q qualities, K = 12 Q chords. Pitches are MIDI numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -127,3 +128,17 @@ def _distance(upper: Sequence[int], previous: Sequence[int]) -> float:
     high = abs(sum(upper) / len(upper) - _CENTRE)
     moves = [min(abs(pitch - before) for before in previous) for pitch in upper] if previous else []
     return sum(moves) + 0.5 * high
+
+
+def notes_of(events: Iterable[Any]) -> np.ndarray:
+    """(N, 3) int64 notes of events as they are played: tick, duration, pitch; each chord from its bass up.
+
+    An event has `tick`, `duration` (ticks) and `symbol`.
+    """
+    notes: list[tuple[int, int, int]] = []
+    previous: tuple[int, ...] = ()
+    for event in events:
+        voiced = voice(event.symbol, previous)
+        notes += [(event.tick, event.duration, pitch) for pitch in voiced]
+        previous = voiced or previous
+    return np.array(notes, dtype=np.int64).reshape(-1, 3)

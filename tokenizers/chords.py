@@ -29,6 +29,7 @@ from multimodal_gpt.tokenizers import (
     _harmony,
     _markers,
     _midi,
+    _roll,
     _songs,
     _voicing,
 )
@@ -234,17 +235,12 @@ class ChordTokenizer:
 
         A voicing alone can't tell C6 from Am7/C. Lost: nothing but what `encode` would lose.
         """
-        notes: list[tuple[int, int, int]] = []
+        notes = _voicing.notes_of(content.events)
         changes = zip(*(a.tolist() for a in _changes_of(content.table, content.end)), strict=True)
         markers = [(tick, _harmony.name(_harmony.symbol_of(code), content.sharps)) for tick, code in changes]
-        previous: tuple[int, ...] = ()
-        for event in content.events:
-            voiced = _voicing.voice(event.symbol, previous)
-            notes += [(event.tick, event.duration, pitch) for pitch in voiced]
-            previous = voiced or previous
-        if not notes:
+        if not len(notes):
             raise UserError("holds no chord to play", path)
-        track = Track("Chords", _PROGRAM, False, np.asarray(notes, dtype=np.int64))
+        track = Track("Chords", _PROGRAM, False, notes)
         path = _midi.write_tracks(
             path,
             [track],
@@ -375,13 +371,13 @@ class ChordTokenizer:
         """What `encode` gives for the shifted content: (T,) int32."""
         return move_ids(ids, steps)
 
-    def draw(self, content: Chords, axes: Any) -> None:
-        """Chord names above the axes and a thin line at each change; x in quarter notes."""
-        times, across = [event.tick / TICKS for event in content.events], axes.get_xaxis_transform()
-        axes.vlines(times, 0, 1, transform=across, color="0.75", linewidth=0.6, zorder=0)
-        for time, event in zip(times, content.events, strict=True):
-            name = _harmony.name(event.symbol, content.sharps)
-            axes.text(time, 1.01, name, transform=across, fontsize=8, clip_on=False)
+    def draw(self, content: Chords, axes: Any, color: str | None = None) -> None:
+        """The voicing without its bass as pale notes, the names above the axes; x in quarter notes."""
+        notes = _voicing.notes_of(content.events)
+        upper = notes[1:][np.diff(notes[:, 0]) == 0]  # the bass comes first, and would make the roll too high
+        _roll.draw_notes(upper, axes, color or _roll.ACCOMPANIMENT, alpha=0.35, height=0.5)
+        names = [_harmony.name(event.symbol, content.sharps) for event in content.events]
+        _roll.draw_names(content.table[:, 0] / TICKS, names, axes, color)
 
 
 def corpus(name: str) -> list[Path]:

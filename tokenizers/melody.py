@@ -26,7 +26,7 @@ import numpy as np
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _shingles, _songs
+from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _roll, _shingles, _songs
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
@@ -245,20 +245,9 @@ class MelodyTokenizer:
         """
         return _remi.shift(np.asarray(ids), steps, self.steps_per_beat)
 
-    def draw(self, content: Melody, axes: Any) -> None:
+    def draw(self, content: Melody, axes: Any, color: str = _roll.NOTES) -> None:
         """Piano roll on a matplotlib axes: quarter notes along x, pitch along y."""
-        from matplotlib.collections import PolyCollection
-
-        onset, duration, pitch = content.notes.T
-        left, right = onset / TICKS, (onset + duration) / TICKS
-        corners = [left, pitch - 0.4, left, pitch + 0.4, right, pitch + 0.4, right, pitch - 0.4]
-        # One collection, not `barh` with its patch per note: half the time of a picture.
-        boxes = np.stack(corners, 1).reshape(-1, 4, 2)
-        axes.add_collection(PolyCollection(boxes, facecolor="tab:blue", linewidth=0))
-        axes.autoscale_view()
-        shown = np.arange(pitch.min(), pitch.max() + 1)
-        axes.set_yticks(shown[:: 1 + len(shown) // 16])
-        axes.set_yticklabels([note_name(int(p), content.key[0] < 0) for p in axes.get_yticks()])
+        _roll.draw_notes(content.notes, axes, color)
 
 
 def _moves(notes: np.ndarray) -> np.ndarray:

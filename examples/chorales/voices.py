@@ -107,6 +107,15 @@ class Voices:
         fits = moved.min() >= LOWEST and moved.max() <= HIGHEST
         return np.where(grid == REST, REST, moved) if fits else None
 
+    def draw(self, content: Any, axes: Any, color: str | None = None) -> None:
+        grid = checked(content)
+        for voice, pitches in enumerate(grid.T):
+            borders = np.flatnonzero(np.diff(pitches, prepend=REST - 1, append=REST - 1))
+            sung = pitches[borders[:-1]] != REST
+            start, stop = borders[:-1][sung] / BEAT, borders[1:][sung] / BEAT
+            axes.hlines(pitches[borders[:-1]][sung], start, stop, color=color or f"C{voice}", linewidth=3)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+
 
 def build() -> Voices:
     return Voices()
