@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from multimodal_gpt import console
+from multimodal_gpt.commands import files
 from multimodal_gpt.commands.options import Force, Json, Overrides, RecipeName, print_json
 from multimodal_gpt.errors import UserError
 
@@ -26,14 +27,22 @@ def recipes(as_json: Json = False) -> None:
         console.table("", ["recipe", "what it is"], rows)
 
 
-def show(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Print a recipe, every default filled in, every option explained.
+def show(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="a recipe, or a generated file")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Print a recipe, every option explained; or how a generated file was made.
 
     Example: mmgpt show demo train.steps=200
+    Example: mmgpt show out/0001.mid
     """
     from multimodal_gpt.recipe.listing import to_yaml
-    from multimodal_gpt.recipe.load import load_recipe
+    from multimodal_gpt.recipe.load import load_recipe, names
 
+    if files.is_piece(recipe, list(names())):
+        files.show_piece(Path(recipe), overrides or (), as_json)
+        return
     resolved = load_recipe(recipe, overrides or ()).plain()
     if as_json:
         print_json(resolved)

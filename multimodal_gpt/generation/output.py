@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multimodal_gpt import provenance
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import write_bytes, write_text
 from multimodal_gpt.stream.document import Document
@@ -53,8 +54,7 @@ class Piece:
     @property
     def note(self) -> str:
         """Provenance on one line of ASCII, for formats that can hold it."""
-        keys = ("made_by", "seed", "row", "given", "to", "checkpoint")
-        return json.dumps({key: self.info[key] for key in keys if key in self.info})
+        return provenance.note(self.info)
 
     def write(self, path: str | Path, *, force: bool = False, svg: bool = False) -> list[Path]:
         """Write all files of the piece, named after `path`; all of them or, where one can't be, none.
