@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.model import gpt
+from multimodal_gpt.model import gpt, norm
 from multimodal_gpt.model.attention import document_lengths, document_mask
 from multimodal_gpt.model.gpt import GPT, GPTConfig, gpt_config
 from multimodal_gpt.model.loss import IGNORE
@@ -90,6 +91,15 @@ def test_document_by_document_is_as_with_a_mask(monkeypatch, kv_heads):
         assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_rotation_turns_pairs_of_halves():
+    x = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(3))
+    position = torch.tensor([[0, 1, 2], [5, 0, 9]])
+    turned = torch.polar(torch.ones(2, 3, 1, 8), position[..., None, None] * wave_numbers(8, 100.0))
+    expected = torch.complex(*x.chunk(2, dim=-1)) * turned
+    found = rotate(x, turn_by(position, wave_numbers(8, 100.0)))
+    assert torch.allclose(found, torch.cat((expected.real, expected.imag), dim=-1), atol=1e-5)
+
+
 def test_rotation_depends_on_distance_alone():
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(3))
     waves = wave_numbers(8, 10_000.0)
@@ -132,6 +142,34 @@ def test_only_distances_in_time_matter():
     there = net(ids(1, 12), clock=clock)
     assert torch.allclose(net(ids(1, 12), clock=clock + 64), there, atol=1e-4)
     assert not torch.allclose(net(ids(1, 12), clock=2 * clock), there, atol=1e-2)
+
+
+def test_norms_are_those_of_torch_and_so_are_their_gradients():
+    x = torch.randn(3, 5, 2, 16, generator=torch.Generator().manual_seed(1)).transpose(1, 2) * 4
+    x[0, 0, 0] = 0
+    slope = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    found = []
+    for function in (norm._RMSNorm.apply, lambda x, w, eps: F.rms_norm(x, (16,), w, eps)):
+        leaves = x.clone().requires_grad_(), torch.linspace(-1, 2, 16, requires_grad=True)
+        y = function(*leaves, 1e-6)
+        found.append((y.detach(), *torch.autograd.grad(y, leaves, slope)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_norm_is_its_slope():
+    x = torch.randn(4, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    weight = torch.linspace(-1, 2, 6, dtype=torch.float64)
+    leaves = x.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, w: norm._RMSNorm.apply(x, w, 1e-2), leaves)
+
+
+def test_training_takes_the_norm_of_a_cpu():
+    layer, x = norm.RMSNorm(8, eps=1e-6), torch.randn(2, 8)
+    assert type(layer(x).grad_fn).__name__ == "_RMSNormBackward"
+    assert type(layer(x.bfloat16()).grad_fn).__name__ != "_RMSNormBackward"
+    with torch.no_grad():
+        assert torch.allclose(layer(x), F.rms_norm(x, (8,), layer.weight, 1e-6))
 
 
 def test_loss_is_the_mean_over_real_targets(net):

@@ -5,8 +5,7 @@ B batch, T tokens, K tokens attended to, D width, H query heads, G key-value hea
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,29 +65,31 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Turn, seen: Seen, memory: Memory | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        q = rotate(self.q_norm(self._split(self.q_proj(x))), turn)  # (B, H, T, E)
-        k = rotate(self.k_norm(self._split(self.k_proj(x))), turn)  # (B, G, T, E)
+        q = rotate(self.q_norm(self._split(self.q_proj(x))), turn)  # (B, T, H, E)
+        k = rotate(self.k_norm(self._split(self.k_proj(x))), turn)  # (B, T, G, E)
         v = self._split(self.v_proj(x))
         q, k = q.to(v.dtype), k.to(v.dtype)
+        if isinstance(seen, list):
+            return self.o_proj(self._by_document(q, k, v, seen).flatten(1).view(x.shape))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if memory is not None:
             cache, block, step = memory
             k, v = cache.write(block, step, k, v)  # (B, G, K, E)
-        return self.o_proj(self._attend(q, k, v, seen).transpose(1, 2).flatten(2))
+        found = self._attend(q, k, v, attn_mask=seen, is_causal=seen is None and q.shape[2] > 1)
+        return self.o_proj(found.transpose(1, 2).flatten(2))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
+    def _by_document(self, q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+        """(B T, H, E) from queries (B, T, H, E), keys and values (B, T, G, E)."""
+        documents = zip(*(x.flatten(0, 1).split(lengths) for x in (q, k, v)), strict=True)
+        heads_first = (tuple(x.transpose(0, 1)[None] for x in document) for document in documents)
+        return torch.cat([self._attend(*qkv, is_causal=True)[0].transpose(0, 1) for qkv in heads_first])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         """(B, H, T, E) from queries of that shape, and keys and values (B, G, K, E)."""
-        attend: Callable[..., Tensor] = partial(F.scaled_dot_product_attention, enable_gqa=self.grouped)
-        if not isinstance(seen, list):
-            return attend(q, k, v, attn_mask=seen, is_causal=seen is None and q.shape[2] > 1)
-        documents = [x.transpose(1, 2).flatten(0, 1).split(seen) for x in (q, k, v)]  # (length, heads, E)
-        found = [
-            attend(*(x.transpose(0, 1)[None] for x in document), is_causal=True)[0].transpose(0, 1)
-            for document in zip(*documents, strict=True)
-        ]
-        return torch.cat(found).unflatten(0, (len(q), -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=self.grouped, **how)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_width))
 
 
 Memory = tuple[KVCache, int, Step]

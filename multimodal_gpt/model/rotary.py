@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 Turn = tuple[Tensor, Tensor]
-"""Cosine and sine of every place's angles, each (B, 1, T, E / 2), shared by all blocks."""
+"""Cosine and sine of every place's angles, each (B, T, 1, E) with all angles twice, shared by all blocks; the
+first half of the sine is negative."""
 
 
 SHORTEST, LONGEST = 0.5, 96.0
@@ -49,16 +50,16 @@ def turn_by(
     `waves` (E / 2 - N,) and `beats` (N,) are angles per token and per quarter note. Always float32, so that
     far places stay exact.
     """
-    angle = position[:, None, :, None].float() * waves.float()  # (B, 1, T, E / 2 - N)
+    angle = position[:, :, None, None].float() * waves.float()  # (B, T, 1, E / 2 - N)
     if beats is not None and len(beats):
         times = torch.zeros_like(position) if clock is None else clock
-        timed = times[:, None, :, None].float() * beats.float()  # (B, 1, T, N)
+        timed = times[:, :, None, None].float() * beats.float()  # (B, T, 1, N)
         angle = torch.cat((angle.expand(len(timed), -1, -1, -1), timed), dim=-1)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Queries or keys (B, H, T, E) turned by their places; halves pair up as in Llama."""
+    """Queries or keys (B, T, H, E) turned by their places; halves pair up as in Llama."""
     cos, sin = (part.to(x.dtype) for part in turn)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
