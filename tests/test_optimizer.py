@@ -41,6 +41,19 @@ def test_singular_values_become_about_one():
     assert (u @ v * y).sum((1, 2)).div(y.norm(dim=(1, 2)) * 4).min() > 0.97, "the directions stay"
 
 
+@pytest.mark.parametrize("fall", [0.0, 1.0, 3.0])
+def test_all_rounds_in_one_are_the_rounds(fall):
+    x = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    x = u * torch.linspace(1, 16, 16) ** -fall @ v  # singular values from 1 to 16 ** -fall
+    x[1, 8:] = 0
+    expected = x / x.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    assert torch.allclose(orthogonal(x), expected, atol=5e-4)
+
+
 def test_no_gradient_is_no_step():
     assert torch.equal(orthogonal(torch.zeros(2, 4, 8)), torch.zeros(2, 4, 8))
 

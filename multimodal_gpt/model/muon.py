@@ -34,10 +34,34 @@ def orthogonal(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
     a, b, c = QUINTIC
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
+    if x.shape[2] > 2 * x.shape[1] and x.dtype != torch.bfloat16:
+        return _all_rounds(x @ x.mT, rounds) @ x
     for _ in range(rounds):
         gram = x @ x.mT  # (N, R, R)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(matrices.dtype)
+
+
+def _all_rounds(gram: Tensor, rounds: int) -> Tensor:
+    """(N, R, R) what all rounds together multiply matrices by, from their products of rows (N, R, R).
+
+    A round takes 8 R^3 steps instead of 4 R^2 C + 2 R^3: on a CPU 8 matrices of 160 x 640 take 0.6 of the
+    time, 512 x 2048 half. Where singular values fall off steeply it is off by up to 5 parts in 10,000 in
+    float32; by too much in bf16.
+    """
+    factor = whole = _one_round(gram)
+    for _ in range(rounds - 1):
+        gram = factor @ gram @ factor
+        factor = _one_round(gram)
+        whole = factor @ whole
+    return whole
+
+
+def _one_round(gram: Tensor) -> Tensor:
+    a, b, c = QUINTIC
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def step_size(shape: Sequence[int]) -> float:
