@@ -30,12 +30,12 @@ _LONGEST = max(n for n, _ in ALL_METERS)  # beats
 POSITION = len(ALL_METERS)
 """Ids below are bar lines, one per meter; `POSITION` itself, place 0 of a bar, is not used: the bar line
 says it."""
-_ROOT = POSITION + POSITIONS * _LONGEST
-_NO_CHORD = _ROOT + 12
+ROOT = POSITION + POSITIONS * _LONGEST
+_NO_CHORD = ROOT + 12
 _UNKNOWN = _NO_CHORD + 1
-_QUALITY = _UNKNOWN + 1
-_BASS = _QUALITY + len(QUALITY_NAMES)
-SIZE = _BASS + 12
+QUALITY = _UNKNOWN + 1
+BASS = QUALITY + len(QUALITY_NAMES)
+SIZE = BASS + 12
 
 Bar = tuple[tuple[int, int], dict[int, Symbol]]
 """Meter, and position -> symbol in growing order."""
@@ -61,17 +61,23 @@ def ids_of(meters: np.ndarray, bar: np.ndarray, place: np.ndarray, code: np.ndar
 def _symbol_ids() -> np.ndarray:
     """(codes + 2, 3) Root, Quality, Bass of each code, -1 where there is none; UNKNOWN and NO_CHORD first."""
     root, quality, bass = parts_of(np.arange(12 * len(QUALITY_NAMES) * 13))
-    named = np.stack((_ROOT + root, _QUALITY + quality, np.where(bass < 0, -1, _BASS + bass)), axis=1)
+    named = np.stack((ROOT + root, QUALITY + quality, np.where(bass < 0, -1, BASS + bass)), axis=1)
     return np.concatenate(([[_UNKNOWN, -1, -1], [_NO_CHORD, -1, -1]], named)).astype(np.int32)
 
 
 _SYMBOL_IDS = _symbol_ids()
 
 
+def ids_of_symbol(symbol: Symbol) -> np.ndarray:
+    """(T,) int32 ids of one symbol: one to three."""
+    ids = _SYMBOL_IDS[symbol.code + 2]
+    return ids[ids >= 0]
+
+
 def move_ids(ids: np.ndarray, steps: int) -> np.ndarray:
     """(T,) int32 ids with every root and bass some semitones higher."""
     moved = np.arange(SIZE, dtype=np.int32)
-    for first in (_ROOT, _BASS):
+    for first in (ROOT, BASS):
         moved[first : first + 12] = first + (np.arange(12) + steps) % 12
     return moved[np.asarray(ids)]
 
@@ -82,8 +88,8 @@ def _symbol(ids: list[int]) -> Symbol | None:
         return NO_CHORD if ids[0] == _NO_CHORD else UNKNOWN
     if len(ids) < 2:
         return None
-    bass = ids[2] - _BASS if len(ids) > 2 and ids[2] >= _BASS else None
-    return Symbol(ids[0] - _ROOT, QUALITY_NAMES[ids[1] - _QUALITY], bass)
+    bass = ids[2] - BASS if len(ids) > 2 and ids[2] >= BASS else None
+    return Symbol(ids[0] - ROOT, QUALITY_NAMES[ids[1] - QUALITY], bass)
 
 
 def bars_of(ids: np.ndarray) -> list[Bar]:
@@ -97,9 +103,9 @@ def bars_of(ids: np.ndarray) -> list[Bar]:
             meter = ALL_METERS[token] if token < POSITION else meter
             bars.append((meter, {}))
             place = 0 if token < POSITION else -1
-        if POSITION <= token < _ROOT:
+        if POSITION <= token < ROOT:
             place = token - POSITION
-        elif _ROOT <= token < _QUALITY and place >= 0:
+        elif ROOT <= token < QUALITY and place >= 0:
             symbol = _symbol(tokens[index : index + 3])
             if symbol is not None:
                 bars[-1][1][place] = symbol
@@ -113,7 +119,7 @@ def is_bar(ids: np.ndarray) -> np.ndarray:
 
 def is_position(ids: np.ndarray) -> np.ndarray:
     """(T,) bool: which ids are positions."""
-    return np.asarray((ids >= POSITION) & (ids < _ROOT))
+    return np.asarray((ids >= POSITION) & (ids < ROOT))
 
 
 @cache
@@ -138,15 +144,15 @@ def grammar() -> Grammar:
     table = np.full((1 + 6 * count, SIZE), -1, dtype=np.int32)
     table[0, :POSITION] = free[0] + np.array(bars)
     for seen in (0, 1):  # no chord yet, at least one
-        table[root[seen] + rows, _ROOT:_NO_CHORD] = quality + rows[:, None]
-        table[root[seen] + rows, _NO_CHORD:_QUALITY] = free[seen] + rows[:, None]
-        table[free[seen] + at_bar, _ROOT:_NO_CHORD] = quality + at_bar[:, None] + 1
-        table[free[seen] + at_bar, _NO_CHORD:_QUALITY] = free[seen] + at_bar[:, None] + 1
+        table[root[seen] + rows, ROOT:_NO_CHORD] = quality + rows[:, None]
+        table[root[seen] + rows, _NO_CHORD:QUALITY] = free[seen] + rows[:, None]
+        table[free[seen] + at_bar, ROOT:_NO_CHORD] = quality + at_bar[:, None] + 1
+        table[free[seen] + at_bar, _NO_CHORD:QUALITY] = free[seen] + at_bar[:, None] + 1
     for state, seen in ((free[0], 0), (free[1], 1), (named, 1)):
         table[state + rows, :POSITION] = free[seen] + np.array(bars)
-        table[state + rows, POSITION:_ROOT] = np.where(later, root[seen] + row_of, -1)
-    table[quality + rows, _QUALITY:_BASS] = named + rows[:, None]
-    table[named + rows, _BASS:SIZE] = free[1] + rows[:, None]
+        table[state + rows, POSITION:ROOT] = np.where(later, root[seen] + row_of, -1)
+    table[quality + rows, QUALITY:BASS] = named + rows[:, None]
+    table[named + rows, BASS:SIZE] = free[1] + rows[:, None]
     final = np.zeros(len(table), dtype=bool)
     final[free[1] + rows] = final[named + rows] = True
     return Grammar(table, final, cut=np.arange(SIZE) < POSITION)

@@ -11,7 +11,7 @@ its own, and a melody that takes turns with the chords finds its harmony in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from multimodal_gpt.tokenizers import (
     _roll,
     _songs,
     _voicing,
+    _wishes,
 )
 from multimodal_gpt.tokenizers._chord_tokens import (
     ALL_METERS,
@@ -190,6 +191,8 @@ class ChordTokenizer:
     track: str | int | None = None
 
     unit = "chord"
+    wishes = _wishes.CHORDS
+    examples = ("rhythm",)
     size = SIZE
     suffixes = _songs.SUFFIXES
     book_suffixes = _songs.BOOK_SUFFIXES
@@ -340,6 +343,12 @@ class ChordTokenizer:
         beats, unit = np.array(ALL_METERS).T
         rest = np.full(SIZE - len(beats), np.nan)
         return np.concatenate([4 * beats / unit, rest]).astype(np.float32)
+
+    def limited(self, wishes: Mapping[str, Any], rng: np.random.Generator) -> Grammar:
+        """The grammar of chords that meet all `wishes`. Raises UserError where one can't be read."""
+        _wishes.check_names(wishes, self.wishes)
+        like = {name: self.encode(wishes[name]) for name in self.examples if name in wishes}
+        return _wishes.limited_chords(self.grammar(), wishes, like)
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64: the bar lines."""

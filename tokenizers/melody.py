@@ -14,7 +14,7 @@ Which track is the melody is decided by `_roles.choose_roles` and told in an ite
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -26,7 +26,7 @@ import numpy as np
 from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
-from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _roll, _shingles, _songs
+from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _roll, _shingles, _songs, _wishes
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
@@ -87,6 +87,8 @@ class MelodyTokenizer:
     suffixes = _songs.SUFFIXES
     book_suffixes = _songs.BOOK_SUFFIXES
     unit = "note"
+    wishes = _wishes.MELODY
+    examples = ("rhythm", "pitches", "vary")
 
     @property
     def size(self) -> int:
@@ -191,6 +193,13 @@ class MelodyTokenizer:
     def spans(self) -> np.ndarray:
         """(V,) float32 quarter notes that a bar of each TimeSig lasts, NaN for other ids."""
         return _remi.layout_of(self.steps_per_beat).spans
+
+    def limited(self, wishes: Mapping[str, Any], rng: np.random.Generator) -> Grammar:
+        """The grammar of melodies that meet all `wishes`. Raises UserError where one can't be read."""
+        _wishes.check_names(wishes, self.wishes)
+        like = {name: self.encode(wishes[name]) for name in self.examples if name in wishes}
+        layout = _remi.layout_of(self.steps_per_beat)
+        return _wishes.limited_melody(self.grammar(), layout, wishes, like, rng)
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64 indexes of the Bar tokens."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multimodal_gpt.generation.target import Member
-from multimodal_gpt.generation.walker import Walker
+from multimodal_gpt.generation.walker import Plan, Walker
 
 
 @dataclass(eq=False)
@@ -29,9 +27,9 @@ class Clock:
     last chunks are shown to the plugin: what begins at a cut stands on its own.
     """
 
-    def __init__(self, wanted: Sequence[Member], rows: int) -> None:
-        self.wanted = wanted
-        self.tracks = [[_Track() for _ in wanted] for _ in range(rows)]
+    def __init__(self, plan: Plan) -> None:
+        self.wanted = plan.wanted
+        self.tracks = [[_Track(begin=begin) for begin in p.begin.tolist()] for p in plan.programs]
 
     def times(self, walker: Walker, ids: Tensor) -> Tensor:
         """(B,) float32 quarter notes of the ids that every row is about to take."""

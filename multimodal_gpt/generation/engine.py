@@ -19,6 +19,7 @@ from multimodal_gpt.generation.clock import Clock
 from multimodal_gpt.generation.sampling import Sampling, bits, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Member, Target
 from multimodal_gpt.generation.walker import Plan, Rules, Walker
+from multimodal_gpt.model.decoding import Decoder
 from multimodal_gpt.model.gpt import GPT
 from multimodal_gpt.stream.arrangement import Stream
 from multimodal_gpt.stream.vocabulary import PAD
@@ -115,7 +116,7 @@ class _Batch:
         self.prefixes = [p.prefix for p in self.plan.programs]
         prompts = [_joined(r.prompt, p) for r, p in zip(rows, self.prefixes, strict=True)]
         self.steps = max(r.budget - len(p.ids) for r, p in zip(rows, self.prefixes, strict=True))
-        self.clock = Clock(self.plan.wanted, len(rows)) if engine.net.config.clock_angles else None
+        self.clock = Clock(self.plan) if engine.net.config.clock_angles else None
         self.memory = (_Cached if cached else _Recomputed)(engine.net, prompts, self.steps)
         self.walker = Walker(self.plan)
         self.table = engine.net.embedding.weight
@@ -190,6 +191,7 @@ class _Cached:
     def __init__(self, net: GPT, prompts: Sequence[Stream], steps: int) -> None:
         self.net = net
         device = net.embedding.weight.device
+        self.decoder = Decoder(net)
         keys = [p.ids.tobytes() + p.clock.tobytes() for p in prompts]
         different = dict(zip(keys, prompts, strict=True))
         ids, clock, counts = _left_aligned(list(different.values()), device)
@@ -200,8 +202,7 @@ class _Cached:
         self.take(torch.tensor([index[key] for key in keys], device=device))
 
     def add(self, ids: Tensor, times: Tensor | None) -> None:
-        clock = None if times is None else times[:, None]
-        self.hidden = self.net(ids[:, None], cache=self.cache, clock=clock)[:, 0]
+        self.hidden = self.decoder.step(ids, self.cache, times)
 
     def take(self, rows: Tensor) -> None:
         if torch.equal(rows, torch.arange(self.cache.batch, device=rows.device)):

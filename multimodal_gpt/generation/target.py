@@ -3,15 +3,18 @@
     plain, m wanted            <m> ~m~ <end>
     a and b wanted together    <mix> <a> ~a~ <b> ~b~ <a> ~a~ <b> ~b~ ... <end>
     a given, b wanted          <mix> <a> chunk 1 <b> ~b~ <a> chunk 2 <b> ~b~ <end>
+    m begun                    <m> chunk 1 chunk 2 ~m~ <end>
+    a gap in m                 <fill> <m> ~m~ <end>, or where m takes turns <fill> <m> ~m~ <m> ~m~ <end>
 
 A free stretch (~) holds ids of one modality: a whole segment, or one chunk of it. Letters: F forced
-ids, E free stretches, M wanted members.
+ids, E free stretches, M wanted members, N chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,10 @@ import numpy as np
 from multimodal_gpt.stream.arrangement import Part, Stream
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import has_times
-from multimodal_gpt.stream.vocabulary import END, MIX, Encoded, Vocabulary
+from multimodal_gpt.stream.vocabulary import END, FILL, MIX, Encoded, Vocabulary
+
+NEAR = 1e-3
+"""Quarter notes: times that differ by less are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +64,21 @@ def members_of(vocabulary: Vocabulary) -> dict[str, Member]:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One part of a stream that is to be made: its modalities in order, and what is known of them."""
+    """One part of a stream that is to be made: its modalities in order, and what is known of them.
+
+    Args:
+        order: all modalities of the part.
+        given: those that are known as a whole.
+        begun: how wanted ones begin.
+        chunks: how many chunks are made of each wanted one, after what is begun; None = as the model likes.
+        gap: the chunks of a gap, where the target is to fill one.
+    """
 
     order: Part
     given: Mapping[str, Encoded] = field(default_factory=dict)
+    begun: Mapping[str, Encoded] = field(default_factory=dict)
+    chunks: int | None = None
+    gap: Filling | None = None
 
     @property
     def wanted(self) -> Part:
@@ -71,7 +88,18 @@ class Target:
     @property
     def mixed(self) -> bool:
         """Whether modalities take turns."""
-        return len(self.order) > 1
+        return len(self.order) > 1 if self.gap is None else self.gap.in_turns
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A gap: when it begins and how long each of its chunks lasts, in quarter notes; and whether its modality
+    takes turns with others.
+    """
+
+    begin: float
+    lasts: tuple[float, ...]
+    in_turns: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +116,9 @@ class Program:
         round_end: (E,) bool: stretches after which an open program may close.
         again: (M,) int64: stretches that one more round adds; all 0 where the number of rounds is fixed.
         lasts: (E,) float32: quarter notes from e's turn to the next known one, NaN where none is known.
+        begin: (M,) float64: quarter notes before the first chunk that is made of each member.
+        chunks: (N,) float32: where one stretch holds a fixed number of chunks, quarter notes of each, NaN
+            where that is not known; (0,) in other programs.
     """
 
     forced: np.ndarray
@@ -95,6 +126,8 @@ class Program:
     stop: np.ndarray
     member: np.ndarray
     lasts: np.ndarray
+    begin: np.ndarray
+    chunks: np.ndarray
     left: np.ndarray
     owed: np.ndarray
     round_end: np.ndarray
@@ -111,17 +144,30 @@ def is_whole(target: Target, member: Member) -> bool:
     return not (target.mixed and member.turns)
 
 
+def is_counted(target: Target, member: Member) -> bool:
+    """Whether a wanted member is made in one stretch of a fixed number of chunks."""
+    return is_whole(target, member) and member.turns and (target.chunks or target.gap) is not None
+
+
 def build_program(target: Target, members: Mapping[str, Member], budget: int) -> Program:
     """The program of a target; an open one is written out as far as `budget` tokens can lead."""
     writer = _Writer(target, members)
+    if target.gap is not None:
+        writer.fill(target.gap)
+        return writer.closed_program()
     times = writer.turn_times()
     turns = sum(not is_whole(target, members[name]) for name in target.wanted)
-    endless = bool(turns) and not times
-    rounds = budget // (2 * turns) + 2 if endless else 1  # a turn is a tag and at least one id
-    lasts = [*np.diff(times), np.nan] if times else [np.nan] * rounds
-    for number, (time, length) in enumerate(zip(times or [0.0] * rounds, lasts, strict=True)):
+    free = 0  # rounds after the known ones
+    if turns and not any(members[name].turns for name in target.given):
+        free = target.chunks or budget // (2 * turns) + 2  # a turn is a tag and at least one id
+    elif not times:
+        times = [0.0]
+    lasts = np.diff(times, append=[np.nan] * bool(times)).tolist()
+    for number, (time, length) in enumerate(zip(times, lasts, strict=True)):
         writer.turns(number, time, length)
-    return writer.open_program() if endless else writer.closed_program()
+    for number in range(len(times), len(times) + free):
+        writer.turns(number, None, np.nan)
+    return writer.open_program() if free and target.chunks is None else writer.closed_program()
 
 
 class _Writer:
@@ -129,38 +175,66 @@ class _Writer:
 
     def __init__(self, target: Target, members: Mapping[str, Member]) -> None:
         self.target, self.members = target, members
-        self.forced: list[int] = [MIX] if target.mixed else []
-        self.clock: list[float] = [0.0] if target.mixed else []
+        first = [MIX] if target.mixed else []
+        self.forced: list[int] = first if target.gap is None else [FILL]
+        self.clock: list[float] = [0.0] * len(self.forced)
         self.stop: list[int] = []
         self.member: list[int] = []
         self.round: list[int] = []
         self.lasts: list[float] = []
+        self.begin: dict[str, float] = {}
+        self.ends = {name: _end(begun, members[name]) for name, begun in target.begun.items()}
 
     def turn_times(self) -> list[float]:
-        """When turns are taken, quarter notes: wherever a chunk of a given member begins."""
-        given = self.target.given
-        return sorted({_key(t) for name in given if self.members[name].turns for t in given[name].times})
+        """When turns are taken, quarter notes: wherever a known chunk of a member begins."""
+        if not self.target.mixed:
+            return []
+        known = {**self.target.given, **self.target.begun}
+        return sorted({_key(t) for name in known if self.members[name].turns for t in known[name].times})
 
-    def turns(self, number: int, time: float, length: float) -> None:
+    def turns(self, number: int, time: float | None, length: float) -> None:
+        """A round; `time`: when its chunks begin, None where that is not known."""
         for name in self.target.order:
             member = self.members[name]
             if name in self.target.given:
                 self._known(self.target.given[name], number, time if member.turns else None)
+            elif time is not None and time < self.ends.get(name, 0.0) - NEAR:
+                self._known(self.target.begun[name], number, time)
             elif number == 0 or not is_whole(self.target, member):
-                self.forced.append(member.tag)
-                self.clock.append(0.0)
-                self.stop.append(len(self.forced))
-                self.member.append(self.target.wanted.index(name))
-                self.round.append(number)
-                self.lasts.append(length)
+                self._free(name, number, time, length)
+
+    def _free(self, name: str, number: int, time: float | None, length: float) -> None:
+        known = self.ends.get(name, 0.0)
+        self.begin.setdefault(name, known if time is None or name in self.ends else time)
+        self._tag(name)
+        if name in self.target.begun and is_whole(self.target, self.members[name]):
+            self._ids(self.target.begun[name], 0, len(self.target.begun[name].ids))
+        self.stop.append(len(self.forced))
+        self.member.append(self.target.wanted.index(name))
+        self.round.append(number)
+        self.lasts.append(length)
+
+    def fill(self, gap: Filling) -> None:
+        """The chunks of a gap: each in its turn, or all in one stretch."""
+        (name,) = self.target.wanted
+        for number, length in enumerate(gap.lasts if gap.in_turns else [np.nan]):
+            self._free(name, number, gap.begin, length)
+
+    def _tag(self, name: str) -> None:
+        self.forced.append(self.members[name].tag)
+        self.clock.append(0.0)
 
     def _known(self, segment: Encoded, number: int, time: float | None) -> None:
-        member = self.members[segment.modality]
         for start, stop, begin in zip(segment.edges[:-1], segment.edges[1:], segment.times, strict=True):
             if _key(begin) == time if time is not None else number == 0:
-                times = np.zeros(stop - start) if segment.clock is None else segment.clock[start:stop]
-                self.forced += [member.tag, *(segment.ids[start:stop] + member.first).tolist()]
-                self.clock += [0.0, *times.tolist()]
+                self._tag(segment.modality)
+                self._ids(segment, start, stop)
+
+    def _ids(self, segment: Encoded, start: int, stop: int) -> None:
+        first = self.members[segment.modality].first
+        times = np.zeros(stop - start) if segment.clock is None else segment.clock[start:stop]
+        self.forced += (segment.ids[start:stop] + first).tolist()
+        self.clock += times.tolist()
 
     def closed_program(self) -> Program:
         """The program where the number of turns is fixed."""
@@ -178,7 +252,7 @@ class _Writer:
         last = np.searchsorted(rounds, rounds, side="right") - 1
         if stop[last[0] + 1] > stop[last[0]] + 1:
             # Known ids follow the first round's stretches: it closes together with the second.
-            rounds = np.maximum(rounds, 1)
+            rounds = np.maximum(rounds, rounds[0] + 1)
             last = np.searchsorted(rounds, rounds, side="right") - 1
         left = self._left(rounds)
         owed = stop[last] - stop + 1
@@ -188,7 +262,15 @@ class _Writer:
     def _program(self, stop: np.ndarray, *rest: np.ndarray) -> Program:
         clock = np.array(self.clock, dtype=np.float32)
         lasts = np.array(self.lasts, dtype=np.float32)
-        return Program(np.array(self.forced), clock, stop, np.array(self.member), lasts, *rest)
+        begin = np.array([self.begin.get(name, 0.0) for name in self.target.wanted])
+        member, chunks = np.array(self.member), np.array(self._chunks(), dtype=np.float32)
+        return Program(np.array(self.forced), clock, stop, member, lasts, begin, chunks, *rest)
+
+    def _chunks(self) -> list[float]:
+        target = self.target
+        if not any(is_counted(target, self.members[name]) for name in target.wanted):
+            return []
+        return list(target.gap.lasts) if target.gap else [np.nan] * (target.chunks or 0)
 
     def _left(self, rounds: np.ndarray) -> np.ndarray:
         """(E, M) stretches of each member that come later in the same round."""
@@ -198,6 +280,27 @@ class _Writer:
 
     def _one_hot(self) -> np.ndarray:
         return np.eye(len(self.target.wanted), dtype=np.int64)[self.member]
+
+
+def chunk_lasts(segment: Encoded, member: Member) -> np.ndarray:
+    """(N,) float64 quarter notes that each chunk of a segment lasts: what its ids say, else until the next
+    one begins; NaN where nobody says it.
+    """
+    lasts = np.diff(segment.times, append=np.nan)
+    if member.spans is not None:
+        said = member.spans[segment.ids]
+        for number, (start, stop) in enumerate(pairwise(segment.edges)):
+            told = said[start:stop][~np.isnan(said[start:stop])]
+            lasts[number] = told[0] if len(told) else lasts[number]
+    return lasts
+
+
+def _end(segment: Encoded, member: Member) -> float:
+    """Quarter notes to the end of the last chunk; to its last id where nobody says how long it lasts."""
+    if segment.clock is None or not len(segment.ids):
+        return 0.0
+    last = chunk_lasts(segment, member)[-1]
+    return float(segment.clock[-1] if np.isnan(last) else segment.times[-1] + last)
 
 
 def _key(time: float) -> float:

@@ -1,7 +1,7 @@
 """Where every row of a batch stands, and which ids may come next: legality as tables on the model's device.
 
-B rows, C scored columns, E free stretches, M wanted members, K rounds that may still be added, S states,
-V local ids.
+B rows, C scored columns, E free stretches, M wanted members, K rounds that may still be added, N chunks,
+S states, V local ids.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from multimodal_gpt.generation.closing import FAR, closing_chunks, closing_whole, rounds_to_see
-from multimodal_gpt.generation.target import Member, Target, build_program, is_whole
+from multimodal_gpt.generation.target import NEAR, Member, Target, build_program, is_counted, is_whole
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.vocabulary import END, PAD
 
-NEAR = 1e-3
-"""Quarter notes: lengths that differ by less are equal."""
 DEEPEST = 64
 """Distances are computed for this many chunks at first, for twice as many where they do not do."""
 
@@ -31,6 +29,7 @@ class Tables:
 
     Args:
         next_state: (S + 1, V) int32, -1 where an id may not come, as nowhere in the last row.
+        cut: (V,) bool, ids that begin a chunk.
         border: (V,) bool, ids that come first in a stretch and nowhere else; None where any may.
         inside, between: (K, S) int32, see Closing.
         rounds: further chunks to look at where any number may follow.
@@ -40,6 +39,7 @@ class Tables:
     """
 
     next_state: Tensor
+    cut: Tensor
     border: Tensor | None
     inside: Tensor
     between: Tensor
@@ -74,6 +74,7 @@ class Rules:
         closing = closing_whole(grammar) if whole else closing_chunks(grammar, chunks)
         return Tables(
             next_state=self._next_state[name],
+            cut=self._tensor(grammar.cut),
             border=None if whole else self._tensor(grammar.cut),
             inside=self._tensor(closing.inside),
             between=self._tensor(closing.between),
@@ -109,8 +110,10 @@ class Plan:
         self.wanted = [members[name] for name in first.wanted]
         self.device, self.budget = rules.device, list(budget)
         self.programs = [build_program(t, members, b) for t, b in zip(targets, budget, strict=True)]
-        deepest = max(int(p.left.max()) for p in self.programs) + 3
-        self.tables = [rules.tables(m.name, is_whole(first, m), deepest) for m in self.wanted]
+        self.counted = any(is_counted(first, m) for m in self.wanted)
+        deepest = max(max(int(p.left.max()), len(p.chunks)) for p in self.programs) + 3
+        whole = [is_whole(first, m) and not self.counted for m in self.wanted]
+        self.tables = [rules.tables(m.name, w, deepest) for m, w in zip(self.wanted, whole, strict=True)]
         is_open = bool(self.programs[0].again.any())
         self.reach = None if first.mixed else self.tables[0].reach
         self.rounds = min(DEEPEST - 4, 2 + max(t.rounds for t in self.tables)) if is_open else 1
@@ -118,6 +121,8 @@ class Plan:
     def least(self, row: int) -> int:
         """Fewest tokens of a legal walk of a row, its prefix included; FAR or more where there is none."""
         program = self.programs[row]
+        if self.counted:
+            return int(program.stop[0] + self.tables[0].between[len(program.chunks), 0] + 1)
         left = program.left[0] + (np.arange(len(self.wanted)) == program.member[0])
         costs = []
         for extra in range(self.rounds):
@@ -171,6 +176,10 @@ class Walker:
         self.state = torch.zeros(rows, len(self.tables), dtype=torch.long, device=plan.device)
         self.fresh = torch.ones(rows, dtype=torch.bool, device=plan.device)
         self.rows = torch.arange(rows, device=plan.device)
+        self.counted = plan.counted
+        self.chunks = plan.stacked("chunks", max(len(p.chunks) for p in programs) + 1, np.nan)
+        self.begun = torch.zeros(rows, dtype=torch.long, device=plan.device)  # of a counted member
+        self.count = torch.tensor([len(p.chunks) for p in programs], device=plan.device)
         self.length = self.lasts[:, 0].clone()  # of the turn, quarter notes; NaN until it is known
 
     @property
@@ -195,6 +204,8 @@ class Walker:
         """(B, C) bool: columns that may come next and from which the row can still end within its budget."""
         if self.reach is not None:  # the same in one gather
             return self.reach[self.state[:, 0]] <= self.budget[:, None]
+        if self.counted:
+            return self._counted()
         inside, current = self._inside(), self.current
         left, rest, between = self._rest(current)
         ids = [
@@ -237,13 +248,24 @@ class Walker:
             fits |= table.inside[left[:, extra, None], after] < room[:, extra, None]
         return self._in_step(legal & fits, table.spans)
 
+    def _counted(self) -> Tensor:
+        """(B, C) bool: `allowed` where one member is made in one stretch of a fixed number of chunks."""
+        table = self.tables[0]
+        border = table.cut.long()
+        after = table.next_state[self.state[:, 0]]  # (B, V)
+        begun = self.begun[:, None] + border
+        left = self.count[:, None] - begun
+        cost = table.inside[left.clamp(min=0), after.clamp(min=0).long()] + 2  # the id itself, and END
+        legal = (after >= 0) & (left >= 0) & (cost <= self.budget[:, None])
+        lasts = self.chunks.gather(1, (begun - 1).clamp(min=0).expand_as(left))
+        ids = legal if table.spans is None else _in_step(legal, table.spans, lasts)
+        over = (self.begun == self.count) & (table.between[0, self.state[:, 0]] == 0)
+        ends = torch.where(self.done, True, over)[:, None]
+        return torch.cat([ids & ~self.done[:, None], torch.zeros_like(ends), ends], dim=1)
+
     def _in_step(self, legal: Tensor, spans: Tensor | None) -> Tensor:
         """(B, V) of the legal ids, those that keep the turn's length, wherever there is one that does."""
-        if spans is None:
-            return legal
-        wrong = (spans - self.length[:, None]).abs() > NEAR  # False where either is NaN
-        kept = legal & ~wrong
-        return torch.where(kept.any(1, keepdim=True), kept, legal)
+        return legal if spans is None else _in_step(legal, spans, self.length[:, None])
 
     def ids(self, column: Tensor) -> Tensor:
         """(B,) global ids of chosen columns (B,)."""
@@ -263,6 +285,9 @@ class Walker:
             if table.spans is not None:
                 unknown = mine & self.length.isnan()
                 self.length = torch.where(unknown, table.spans[local], self.length)
+        if self.counted:
+            local = (ids - self.wanted[0].first).clamp(0, len(self.tables[0].cut) - 1)
+            self.begun += (inside & ~out & self.tables[0].cut[local]).long()
         self.budget = self.budget - (~ended).long()
         over = inside & out & (self.round_end[self.rows, self.stretch] | (not self.open))
         self.stretch = self.stretch + (inside & out).long()
@@ -284,8 +309,20 @@ class Walker:
             "round_end",
             "lasts",
             "total",
+            "chunks",
+            "count",
+            "begun",
         ):
             setattr(self, name, getattr(self, name)[rows])
         for name in ("place", "budget", "stretch", "state", "fresh", "length"):
             setattr(self, name, getattr(self, name)[rows])
         self.rows = torch.arange(len(rows), device=rows.device)
+
+
+def _in_step(legal: Tensor, spans: Tensor, lasts: Tensor) -> Tensor:
+    """(B, V) of the legal ids, those that say a chunk is as long as `lasts` (B, V or 1) wants, wherever there
+    is one that does.
+    """
+    wrong = (spans - lasts).abs() > NEAR  # False where either is NaN
+    kept = legal & ~wrong
+    return torch.where(kept.any(1, keepdim=True), kept, legal)
