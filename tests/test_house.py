@@ -49,7 +49,8 @@ RANKS = {
     "commands": 9,
     "cli": 10,
 }
-"""A room imports from its own rank and below; training and generation know each other."""
+"""A room imports from its own rank and below; training and generation know each other. `rendering` is about
+music, no core room imports it, and it may use what the plugins share."""
 HEAVY = ("torch", "lightning", "miditok")
 
 
@@ -92,7 +93,8 @@ def test_imports_go_one_way(path: Path) -> None:
         other = name.split(".")[1] if name.startswith("multimodal_gpt.") else None
         if other in RANKS:
             assert RANKS[other] <= RANKS[room], f"{room} imports {name}"
-        assert other not in ("tokenizers", "recipes"), f"{room} imports {name} by name"
+        music = room == "rendering" and name.startswith("multimodal_gpt.tokenizers._")
+        assert music or other not in ("tokenizers", "recipes"), f"{room} imports {name} by name"
 
 
 @pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda p: p.name)
