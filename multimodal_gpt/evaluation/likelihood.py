@@ -18,7 +18,7 @@ import torch
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.gpt import GPT
-from multimodal_gpt.stream.arrangement import Layout, Part, crop, stream_length, to_stream
+from multimodal_gpt.stream.arrangement import Layout, Part, Stream, crop, stream_length, to_stream
 from multimodal_gpt.stream.vocabulary import END, Encoded, Vocabulary
 
 LN2 = float(np.log(2.0))
@@ -33,7 +33,10 @@ class Window:
     stop: float
 
 
-@torch.no_grad()
+WHOLE = Window(-np.inf, -np.inf, np.inf)
+"""The window of a piece that fits the context as it is."""
+
+
 def segment_bits(
     net: GPT, vocabulary: Vocabulary, segments: Mapping[str, Encoded], order: Sequence[Part], target: str
 ) -> float:
@@ -47,14 +50,38 @@ def segment_bits(
     for window in _windows(segments, layout, target, net.config.context):
         seen = segments if np.isinf(window.start) else crop(segments, window.start, window.stop)
         if target in seen:
-            total += _window_bits(net, vocabulary, seen, layout, target, window)
+            total += float(charge(net, vocabulary, seen, layout.order, target, window).bits.sum())
     return total
 
 
-def _window_bits(
-    net: GPT, vocabulary: Vocabulary, seen: Mapping[str, Encoded], layout: Layout, target: str, window: Window
-) -> float:
-    stream = to_stream(vocabulary, seen, _laid_out(layout.order, seen))
+@dataclass(frozen=True, eq=False)
+class Charges:
+    """The tokens of a target that are charged in one stream.
+
+    Args:
+        stream: what the model saw.
+        places: (N,) int64 where the charged tokens stand in it, ascending.
+        own: (N,) bool, whether each is one of the target's own ids or closes a chunk.
+        bits: (N,) float64 that each costs.
+    """
+
+    stream: Stream
+    places: np.ndarray
+    own: np.ndarray
+    bits: np.ndarray
+
+
+@torch.no_grad()
+def charge(
+    net: GPT,
+    vocabulary: Vocabulary,
+    seen: Mapping[str, Encoded],
+    order: Sequence[Part],
+    target: str,
+    window: Window = WHOLE,
+) -> Charges:
+    """What each token of the target costs in the stream of what is seen of it, laid out by `order`."""
+    stream = to_stream(vocabulary, seen, _laid_out(order, seen))
     device = next(net.parameters()).device
     ids = torch.from_numpy(stream.ids.astype(np.int64)).to(device)
     position = torch.arange(len(ids), device=device)
@@ -65,12 +92,13 @@ def _window_bits(
         closing &= stream.ids != END
     times = stream.clock.astype(np.float64) + (0.0 if np.isinf(window.start) else window.start)
     times[1:] = np.where(closing[1:], times[:-1], times[1:])
-    charged = (own | closing) & (times >= window.charged - 1e-4)
-    places = torch.from_numpy(np.flatnonzero(charged)).to(device)
+    places = np.flatnonzero((own | closing) & (times >= window.charged - 1e-4))
+    at = torch.from_numpy(places).to(device)
     allowed = torch.full((logits.shape[-1],), float("-inf"), device=device)
     allowed[torch.from_numpy(answer_ids(vocabulary, target)).to(device)] = 0.0
-    scores = torch.log_softmax(logits[places - 1].double() + allowed, dim=-1)
-    return float(-scores.gather(1, ids[places, None]).sum() / LN2)
+    scores = torch.log_softmax(logits[at - 1].double() + allowed, dim=-1)
+    bits = -scores.gather(1, ids[at, None])[:, 0] / LN2
+    return Charges(stream, places, own[places], bits.cpu().numpy())
 
 
 def charged_tokens(vocabulary: Vocabulary, ids: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +123,7 @@ def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
 
 def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:
     if _length(segments, layout) <= context:
-        return [Window(-np.inf, -np.inf, np.inf)]
+        return [WHOLE]
     times = segments[target].times
     windows: list[Window] = []
     done = 0
