@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from multimodal_gpt.commands import corpora, models, recipes
+from multimodal_gpt.commands import corpora, looking, models, recipes
 from multimodal_gpt.errors import UserError
 
 TRACEBACK = "MMGPT_TRACEBACK"
@@ -35,6 +35,8 @@ app.command()(models.train)
 app.command()(models.merge)
 app.command(cls=models.GenerateCommand)(models.generate)
 app.command()(corpora.inspect)
+app.command(cls=models.GenerateCommand)(looking.lens)
+app.command()(looking.neighbours)
 app.command()(models.export)
 app.command()(models.demo)
 
