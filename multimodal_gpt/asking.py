@@ -19,6 +19,8 @@ OPTIONS = (
     "top-p",
     "min-p",
     "max-tokens",
+    "svg",
+    "sheet",
     "plugin",
 )
 """Names that a misspelt --NAME may have meant, besides the modalities of the run."""

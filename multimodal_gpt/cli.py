@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from multimodal_gpt.commands import corpora, looking, models, recipes
+from multimodal_gpt.commands import corpora, files, looking, models, recipes
 from multimodal_gpt.errors import UserError
 
 TRACEBACK = "MMGPT_TRACEBACK"
@@ -34,6 +34,8 @@ app.command()(corpora.prepare)
 app.command()(models.train)
 app.command()(models.merge)
 app.command(cls=models.GenerateCommand)(models.generate)
+app.command()(files.replay)
+app.command()(files.render)
 app.command()(corpora.inspect)
 app.command(cls=models.GenerateCommand)(looking.lens)
 app.command()(looking.neighbours)

@@ -50,10 +50,25 @@ class Provenance:
             ("seed", _said(known.get("seed"))),
             ("piece", str(known["row"] + 1) if _count(known, "row") else ""),
             ("settings", ", ".join(f"{k} {_said(known[k])}" for k in _SETTINGS if known.get(k) is not None)),
+            *self._asked(),
             *(("warning", _said(words)) for words in _listed(known.get("warnings"))),
             ("told by", str(self.told_by)),
         ]
         return [(name, words) for name, words in rows if words]
+
+    def _asked(self) -> list[tuple[str, str]]:
+        """What else was asked for."""
+        request = _mapping(self.info.get(PACKED))
+        begun, gap = ", ".join(map(str, _mapping(request.get("begun")))), _listed(request.get("gap"))
+        rows = [
+            (f"wished of {name}", ", ".join(f"{key} {_said(v)}" for key, v in _mapping(asked).items()))
+            for name, asked in _mapping(request.get("wishes")).items()
+        ]
+        if len(gap) == 2 and isinstance(gap[0], int):
+            rows.append(("filled", f"bars {gap[0] + 1} to {_said(gap[1])} of {begun}"))
+        elif begun:
+            rows.append(("continued", begun))
+        return [*rows, ("bars", _said(request.get("bars")))]
 
 
 def read(path: str | Path) -> Provenance:

@@ -44,6 +44,7 @@ RANKS = {
     "asking": 8,
     "inspection": 8,
     "rendering": 8,
+    "replaying": 8,
     "exporting": 8,
     "demo": 8,
     "commands": 9,

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from multimodal_gpt import console, provenance
-from multimodal_gpt.commands.options import Force, Json, print_json
+from multimodal_gpt.asking import parse_plugins
+from multimodal_gpt.commands.options import Force, Json, Plugin, print_json, stdout_for_result
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import make_folder, write_bytes
 
+Svg = Annotated[bool, typer.Option("--svg", help="the picture as SVG too")]
 Sheet = Annotated[bool, typer.Option("--sheet", help="sheet music beside every MIDI file: .sheet.svg")]
 
 
@@ -35,6 +37,43 @@ def show_piece(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         print_json({"told_by": told.told_by, **told.info})
     else:
         console.table(str(path), ["what", "how"], told.lines())
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="any file of a generated piece")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="the run that made it; looked for in ./runs if absent")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="where to keep the files; only compared if absent")
+    ] = None,
+    plugin: Plugin = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make a generated piece again from what its file tells, and compare byte for byte.
+
+    Leaves with 1 where something differs.
+
+    Example: mmgpt replay out/0001.mid --run runs/demo
+    """
+    from multimodal_gpt import replaying
+
+    trusted = parse_plugins(plugin or ())
+    with stdout_for_result(as_json), console.progress(None, "replay") as bar:
+        done = replaying.replay(
+            file, run=run, out=out, device=device, plugins=trusted, force=force, progress=bar.advance
+        )
+    for warning in done.warnings:
+        console.warn(warning)
+    if as_json:
+        print_json(replaying.plain(done))
+    else:
+        rows = [*done.compared.items(), *((name, "nothing to compare with") for name in done.missing)]
+        console.table("", ["file", "made again"], rows)
+    if not done.identical:
+        raise typer.Exit(1)
 
 
 def render(
@@ -114,3 +153,21 @@ def _makers(soundfont: Path | None) -> dict[str, tuple[Callable[[Path], list[byt
         ".musicxml": ((lambda file: [to_musicxml(score.read(file)).encode()]), "multimodal_gpt"),
         ".wav": sound,
     }
+
+
+def check_sheets() -> None:
+    """Raises UserError where no sheet music can be made."""
+    from multimodal_gpt.rendering import sheet
+
+    sheet.check()
+
+
+def add_sheets(files: Sequence[Sequence[Path]], *, force: bool) -> list[list[Path]]:
+    """Files by piece, with sheet music for every MIDI file among them."""
+    from multimodal_gpt.rendering.score import SUFFIXES
+
+    return [
+        [*paths, *(made for made, _ in render_files(music, [".sheet.svg"], force=force))]
+        for paths in files
+        for music in [[path for path in paths if path.suffix in SUFFIXES]]
+    ]

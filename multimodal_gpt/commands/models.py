@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from multimodal_gpt import console
 from multimodal_gpt.asking import check_free, check_modalities, parse_plugins, parse_temperature, split_given
+from multimodal_gpt.commands.files import Sheet, Svg, add_sheets, check_sheets
 from multimodal_gpt.commands.options import (
     Force,
     Json,
@@ -81,6 +82,8 @@ def generate(
     min_p: Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer per modality")] = None,
     plugin: Plugin = None,
+    svg: Svg = False,
+    sheet: Sheet = False,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -95,6 +98,8 @@ def generate(
     heat, trusted = parse_temperature(temperature), parse_plugins(plugin or ())
     parts = check_modalities(run, given, to)
     check_free(out, number, force=force)
+    if sheet:
+        check_sheets()
     from multimodal_gpt.generation import session
     from multimodal_gpt.generation.output import write_all
 
@@ -103,7 +108,8 @@ def generate(
     with stdout_for_result(as_json), console.progress(parts * number, "generate") as bar:
         opened = session.load(run, device=device, plugins=trusted)
         pieces = opened.generate(**wish, progress=bar.advance)
-        files = write_all(pieces, out, force=force)
+        files = write_all(pieces, out, force=force, svg=svg)
+        files = add_sheets(files, force=force) if sheet else files
     for warning in dict.fromkeys(w for piece in pieces for w in piece.info["warnings"]):
         console.warn(warning)
     if as_json:
@@ -116,7 +122,7 @@ def generate(
 def _piece_row(piece: Any, paths: Sequence[Path]) -> tuple[str, str, str]:
     tokenizer = piece.vocabulary.tokenizer
     made = [f"{name}: {piece.info['units'][name]} {tokenizer(name).unit}s" for name in piece.made]
-    kinds = " ".join(path.suffix for path in paths[1:])
+    kinds = " ".join("".join(path.suffixes) for path in paths[1:])
     return str(piece.info["row"] + 1), ", ".join(made), f"{paths[0]} {kinds}".rstrip()
 
 
