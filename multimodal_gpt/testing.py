@@ -169,6 +169,17 @@ def _expect_same(got: dict[str, Any], case: Case, whose: str) -> None:
         expect(ids == wanted, f"{whose} encodes {short(content)} as {brief(ids)}, not {brief(wanted)}")
 
 
+def check_follow(case: Case) -> None:
+    """A counter told ids one by one gives the times of `clock`, and so does the next counter."""
+    tokenizer: Any = case.tokenizer
+    for ids in case.walks:
+        expected, counter = tokenizer.clock(ids), tokenizer.follow()
+        times = [counter(local) for local in ids.tolist()]
+        wrong = np.flatnonzero(np.abs(np.array(times) - expected) > 1e-5 * np.maximum(1, expected))
+        places = wrong[:1].tolist()
+        expect(not places, f"follow() told {brief(ids)} differs from their clock at place {places}")
+
+
 CHECKS = (
     conformance.check_members,
     conformance.check_grammar,
@@ -188,6 +199,7 @@ CHECKS = (
     conformance.check_size,
 )
 HOOKS = {
+    "follow": check_follow,
     "shift": conformance.check_shift,
     "shift_ids": conformance.check_shift_ids,
     "shingles": conformance.check_shingles,

@@ -1,5 +1,7 @@
 """The engine: the same ids with and without a cache, alone and in a batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,12 +76,16 @@ def test_cached_decoding_is_uncached_decoding(engine, order, wanted):
         check(made.ids, row.target, row.budget)
 
 
+@pytest.mark.parametrize("follows", [True, False], ids=["follow", "clock"])
 @pytest.mark.parametrize(
     ("order", "wanted"), [(("beats",), ["beats"]), (("letters", "beats", "drums"), ["drums"])]
 )
-def test_a_network_with_a_clock_hears_the_times_of_training(order, wanted, monkeypatch):
+def test_a_network_with_a_clock_hears_the_times_of_training(order, wanted, follows, monkeypatch):
     """The clock of what is made step by step is the clock of the whole part as training lays it out."""
     engine = new_engine(clock=0.5)
+    if not follows:
+        members = {name: replace(member, follow=None) for name, member in MEMBERS.items()}
+        engine = Engine(engine.net, members)
     asked = rows(order, wanted)
     heard = [[] for _ in asked]
     real = Clock.times

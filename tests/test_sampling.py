@@ -55,12 +55,32 @@ def test_draw_is_the_inverse_of_the_cumulative_distribution():
         (0.51, [1, 2]),
         (0.9999, [3, 3]),
     ]:
-        assert draw(LOGITS, torch.tensor([uniform, uniform])).tolist() == expected
+        assert draw(SHARES, torch.tensor([uniform, uniform])).tolist() == expected
 
 
 def test_draw_never_falls_behind_the_last_column():
     ragged = torch.full((1, 7), 0.1, dtype=torch.float64)
-    assert draw(ragged, torch.tensor([np.nextafter(1.0, 0.0)])).item() <= 6
+    for shares in (ragged, ragged.softmax(-1)):
+        assert draw(shares, torch.tensor([np.nextafter(1.0, 0.0)])).item() == 6
+    ended = torch.tensor([[0.3, 0.7, 0.0, 0.0]], dtype=torch.float64)  # what can't come is never drawn
+    assert draw(ended, torch.tensor([np.nextafter(1.0, 0.0)])).item() == 1
+
+
+def test_top_p_of_many_alike():
+    """More ids than are ranked at first: the whole row is."""
+    logits = torch.linspace(0, 0.1, 300, dtype=torch.float64)[None]
+    shares = logits.softmax(-1)[0]
+    kept = torch.isfinite(keep_top_p(logits, 0.9))[0]
+    assert 0.9 <= float(shares[kept].sum()) < 0.9 + float(shares.max())
+    assert float(shares[~kept].max()) < float(shares[kept].min())
+
+
+def test_one_temperature_for_all_or_one_each():
+    logits = torch.randn(64, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniform = torch.as_tensor(uniforms((2,), 64))
+    for warmth in (0.0, 0.7, 1.0):
+        each = sample(logits, uniform, torch.full((64,), warmth), Sampling(top_p=0.9))
+        assert torch.equal(sample(logits, uniform, warmth, Sampling(top_p=0.9)), each)
 
 
 def test_draws_follow_temperature():
@@ -110,13 +130,13 @@ def test_whatever_the_model_says_the_draw_is_legal(values, mask, temperature, un
     for how in (Sampling(), Sampling(top_k=2, top_p=0.5, min_p=0.5)):
         column = sample(legal, torch.tensor([uniform]), torch.tensor([temperature]), how)
         assert allowed[0, column]
-        assert torch.isfinite(bits(legal, column)).all()
+        assert torch.isfinite(bits(legal.log_softmax(-1), column)).all()
 
 
 def test_bits_are_of_the_legal_distribution():
     allowed = torch.tensor([[True, True, False, False], [False, False, False, True]])
     legal = legal_logits(LOGITS, allowed)
-    assert bits(legal, torch.tensor([1, 3])).tolist() == pytest.approx([np.log2(3), 0.0])
+    assert bits(legal.log_softmax(-1), torch.tensor([1, 3])).tolist() == pytest.approx([np.log2(3), 0.0])
     assert torch.isinf(legal[0, 2:]).all()
 
 

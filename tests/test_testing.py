@@ -115,6 +115,12 @@ MUTANTS = {
         "(len(ids) + bar * self.places",
         "clock: clock of the first",
     ),
+    "slow to follow": (
+        "beats",
+        "bar = next(bars) if token == BAR else bar",
+        "bar += token == BAR and bar < 3",
+        r"follow: follow\(\) told .* differs from their clock at place \[",
+    ),
     "infinite clock": ("beats", "np.maximum(ids - 1, 0))", "np.inf)", "clock: .* is not finite"),
     "lost cut": (
         "beats",

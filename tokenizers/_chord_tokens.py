@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.tokenizers._following import Signs, signs
 from multimodal_gpt.tokenizers._harmony import (
     NO_CHORD,
     QUALITY_NAMES,
@@ -110,6 +111,15 @@ def bars_of(ids: np.ndarray) -> list[Bar]:
             if symbol is not None:
                 bars[-1][1][place] = symbol
     return bars
+
+
+@cache
+def time_signs() -> Signs:
+    """What each id says about time."""
+    beats, unit = np.array(ALL_METERS).T
+    rest, ids = np.full(SIZE - len(beats), np.nan), np.arange(SIZE)
+    spans, steps = (np.concatenate([quarters, rest]) for quarters in (4 * beats / unit, 4 / POSITIONS / unit))
+    return signs(is_bar(ids), spans, steps, np.where(is_position(ids), ids - POSITION, -1), 1 / POSITIONS)
 
 
 def is_bar(ids: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.tokenizers._following import Signs, signs
 from multimodal_gpt.tokenizers._music import (
     METERS,
     TICKS,
@@ -310,6 +311,16 @@ def clock(ids: np.ndarray, steps: int) -> np.ndarray:
     latest = np.maximum.accumulate(np.where(is_head, np.arange(len(ids)), -1))
     time = starts[bar] / TICKS + np.where(latest >= 0, inside[latest], 0.0) if len(ids) else starts[:0]
     return np.asarray(time, dtype=np.float32)
+
+
+@lru_cache(maxsize=2)
+def time_signs(steps: int) -> Signs:
+    """What each id says about time."""
+    layout, ids = layout_of(steps), np.arange(layout_of(steps).size)
+    step = np.full(layout.size, np.nan)
+    step[layout.meter :] = 4 / (layout.meters[:, 1] * steps)
+    places = np.where(_kind(ids, layout.position, layout.meter), ids - layout.position, -1)
+    return signs(ids == layout.bar, layout.spans, step, places, 1 / steps)
 
 
 @lru_cache(maxsize=2)

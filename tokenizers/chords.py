@@ -11,7 +11,7 @@ its own, and a melody that takes turns with the chords finds its harmony in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from multimodal_gpt.tokenizers import (
     _chart,
     _chord_tokens,
     _corpora,
+    _following,
     _harmony,
     _markers,
     _midi,
@@ -325,12 +326,10 @@ class ChordTokenizer:
         return _chord_tokens.grammar()
 
     def clock(self, ids: np.ndarray) -> np.ndarray:
-        """(T,) float32 quarter notes: a bar or position and what belongs to it have its time."""
+        """(T,) float32 quarter notes: a bar or position and what belongs to it have its time; in 4/4 at first."""
         ids = np.asarray(ids)
         bars = is_bar(ids)
-        written = np.concatenate(
-            ([ALL_METERS.index((4, 4))], ids[bars])
-        )  # what comes before a bar line is in 4/4
+        written = np.concatenate(([ALL_METERS.index((4, 4))], ids[bars]))
         meters = np.array(ALL_METERS)[written]
         starts = np.concatenate(([0.0, 0.0], (4 * meters[1:, 0] / meters[1:, 1]).cumsum()))
         bar = bars.cumsum()
@@ -340,9 +339,11 @@ class ChordTokenizer:
 
     def spans(self) -> np.ndarray:
         """(V,) float32 quarter notes that the bar of each bar line lasts, NaN for other ids."""
-        beats, unit = np.array(ALL_METERS).T
-        rest = np.full(SIZE - len(beats), np.nan)
-        return np.concatenate([4 * beats / unit, rest]).astype(np.float32)
+        return np.array(_chord_tokens.time_signs().spans, dtype=np.float32)
+
+    def follow(self) -> Callable[[int], float]:
+        """A counter that gives the times of ids one by one."""
+        return _following.Follower(_chord_tokens.time_signs())
 
     def limited(self, wishes: Mapping[str, Any], rng: np.random.Generator) -> Grammar:
         """The grammar of chords that meet all `wishes`. Raises UserError where one can't be read."""

@@ -14,7 +14,7 @@ Which track is the melody is decided by `_roles.choose_roles` and told in an ite
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -27,6 +27,7 @@ from multimodal_gpt.errors import UserError, nearest
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Item
 from multimodal_gpt.tokenizers import _corpora, _midi, _remi, _roles, _roll, _shingles, _songs, _wishes
+from multimodal_gpt.tokenizers._following import Follower
 from multimodal_gpt.tokenizers._music import (
     TICKS,
     Meter,
@@ -200,6 +201,10 @@ class MelodyTokenizer:
         like = {name: self.encode(wishes[name]) for name in self.examples if name in wishes}
         layout = _remi.layout_of(self.steps_per_beat)
         return _wishes.limited_melody(self.grammar(), layout, wishes, like, rng)
+
+    def follow(self) -> Callable[[int], float]:
+        """A counter that gives the times of ids one by one."""
+        return Follower(_remi.time_signs(self.steps_per_beat))
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """(B,) int64 indexes of the Bar tokens."""

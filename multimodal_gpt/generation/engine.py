@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimodal_gpt.generation.clock import Clock
-from multimodal_gpt.generation.sampling import Sampling, bits, legal_logits, sample, uniforms
+from multimodal_gpt.generation.sampling import Sampling, bits, exact, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Member, Target
 from multimodal_gpt.generation.walker import Plan, Rules, Walker
 from multimodal_gpt.model.decoding import Decoder
@@ -121,16 +121,14 @@ class _Batch:
         self.walker = Walker(self.plan)
         self.table = engine.net.embedding.weight
         self.head = self.table[self.walker.columns]  # (C - 1, D)
-        self.uniform = self._tensor(np.stack([uniforms(r.key, self.steps) for r in rows]))
-        self.temperature = self._tensor(np.array([how.temperature_of(m.name) for m in self.plan.wanted]))
+        self.uniform = self._tensor(np.stack([uniforms(r.key, self.steps) for r in rows], axis=1))
+        warmth = np.array([how.temperature_of(m.name) for m in self.plan.wanted])
+        self.temperature = None if how.even else self._tensor(warmth)
         self.numbers = torch.arange(len(rows), device=self.device)
-        self.ids = torch.full((len(rows), self.steps), PAD, device=self.device)
-        self.bits = self._tensor(np.zeros((len(rows), len(self.plan.wanted))))
-        self.free = torch.zeros(len(rows), dtype=torch.long, device=self.device)
+        self.trail = _Trail(len(rows), self.steps, len(self.plan.wanted), self.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.as_tensor(array, dtype=dtype, device=self.device)
+        return torch.as_tensor(array, dtype=exact(self.device), device=self.device)
 
     def run(self) -> list[Made]:
         for step in range(self.steps):
@@ -145,44 +143,72 @@ class _Batch:
                 ids, times = ids[going], None if times is None else times[going]
                 self._keep(going.nonzero()[:, 0])
             self.memory.add(ids, times)
+        self.trail.write_down(self.numbers)
         return self._made()
 
     def _choose(self, step: int) -> Tensor:
         """(B,) next ids; also writes down what they cost."""
-        walker, rows = self.walker, self.numbers
+        walker, how = self.walker, self.how
         allowed, member = walker.allowed(), walker.current
-        legal = legal_logits(self._scores(self.memory.hidden), allowed)
-        column = sample(legal, self.uniform[rows, step], self.temperature[member], self.how)
+        likely = legal_logits(self._scores(self.memory.hidden), allowed).log_softmax(-1)
+        column = sample(likely, self.uniform[step], self.warmth(member), how)
         ids = walker.ids(column)
-        self.ids[rows, step] = ids
-        self.bits[rows, member] += bits(legal, column)
-        self.free[rows] += allowed.sum(1) > 1
+        self.trail.add(ids, member, bits(likely, column), allowed.sum(1))
         return ids
 
     def _scores(self, hidden: Tensor) -> Tensor:
         """(B, C) logits of the columns from hidden (B, D): only what could come is scored."""
-        way_out = (hidden * self.table[self.walker.way_out]).sum(-1, keepdim=True)
+        way_out = (hidden * F.embedding(self.walker.way_out, self.table)).sum(-1, keepdim=True)
         return torch.cat([F.linear(hidden, self.head), way_out], dim=1).float()
+
+    def warmth(self, member: Tensor) -> Tensor | float:
+        """Temperatures of the rows, by the member (B,) whose ids they are to draw."""
+        return self.temperature[member] if self.temperature is not None else self.how.temperature_of("")
 
     def _keep(self, rows: Tensor) -> None:
         self.walker.take(rows)
         self.memory.take(rows)
         if self.clock is not None:
             self.clock.take(rows)
-        self.numbers = self.numbers[rows]
+        self.trail.write_down(self.numbers)
+        self.numbers, self.uniform = self.numbers[rows], self.uniform[:, rows]
 
     def _made(self) -> list[Made]:
         names = [m.name for m in self.plan.wanted]
         made = []
-        for number, (prefix, ids) in enumerate(zip(self.prefixes, self.ids.cpu().numpy(), strict=True)):
+        trail = self.trail
+        for number, (prefix, ids) in enumerate(zip(self.prefixes, trail.ids.cpu().numpy(), strict=True)):
             length = int(np.flatnonzero(ids != PAD)[-1]) + 1
-            cost = dict(zip(names, self.bits[number].tolist(), strict=True))
-            made.append(
-                Made(
-                    np.concatenate([prefix.ids, ids[:length]]).astype(np.int32), cost, int(self.free[number])
-                )
-            )
+            cost = dict(zip(names, trail.bits[number].tolist(), strict=True))
+            whole = np.concatenate([prefix.ids, ids[:length]]).astype(np.int32)
+            made.append(Made(whole, cost, int(trail.free[number])))
         return made
+
+
+class _Trail:
+    """What was chosen in every step and what it cost; put in its place when rows change, and at the end."""
+
+    def __init__(self, rows: int, steps: int, members: int, device: torch.device) -> None:
+        self.ids = torch.full((rows, steps), PAD, device=device)
+        self.bits = torch.zeros(rows, members, dtype=exact(device), device=device)
+        self.free = torch.zeros(rows, dtype=torch.long, device=device)
+        self.written = 0
+        self.steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(self, ids: Tensor, member: Tensor, bits: Tensor, legal: Tensor) -> None:
+        """One step, (B,) each: the ids, whose they are, what they cost, and how many could have come."""
+        self.steps.append((ids, member, bits, legal))
+
+    def write_down(self, rows: Tensor) -> None:
+        """Give the steps since the last time to rows (B,)."""
+        if not self.steps:
+            return
+        ids, member, bits, legal = (torch.stack(column, dim=1) for column in zip(*self.steps, strict=True))
+        self.ids[rows, self.written : self.written + len(self.steps)] = ids
+        self.bits[rows] = self.bits[rows].scatter_add(1, member, bits)
+        self.free[rows] += (legal > 1).sum(1)
+        self.written += len(self.steps)
+        self.steps = []
 
 
 class _Cached:

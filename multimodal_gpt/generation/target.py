@@ -12,13 +12,14 @@ ids, E free stretches, M wanted members, N chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.arrangement import Part, Stream
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import has_times
@@ -35,6 +36,8 @@ class Member:
     `clock`: local ids (T,) -> (T,) float32 quarter notes; None for a timeless modality.
     `spans`: (V,) float32, quarter notes that a chunk lasts, for the ids that say so, NaN for the others; None
     where the modality does not tell.
+    `follow`: gives a counter that is told local ids one by one and gives the times that `clock` does; None
+    where the modality has none.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Member:
     grammar: Grammar
     clock: Callable[[np.ndarray], Any] | None
     spans: np.ndarray | None = None
+    follow: Callable[[], Callable[[int], float]] | None = None
 
     @property
     def turns(self) -> bool:
@@ -58,7 +62,8 @@ def members_of(vocabulary: Vocabulary) -> dict[str, Member]:
         grammar = tokenizer.grammar()
         clock = tokenizer.clock if has_times(tokenizer) else None
         spans = tokenizer.spans() if hasattr(tokenizer, "spans") else None
-        members[name] = Member(name, place.tag, place.first, grammar, clock, spans)
+        follow = getattr(tokenizer, "follow", None)
+        members[name] = Member(name, place.tag, place.first, grammar, clock, spans, follow)
     return members
 
 
@@ -167,7 +172,18 @@ def build_program(target: Target, members: Mapping[str, Member], budget: int) ->
         writer.turns(number, time, length)
     for number in range(len(times), len(times) + free):
         writer.turns(number, None, np.nan)
+    _check_turns(target, writer.member, by_given=bool(turns and not free))
     return writer.open_program() if free and target.chunks is None else writer.closed_program()
+
+
+def _check_turns(target: Target, member: Sequence[int], *, by_given: bool) -> None:
+    """Raise UserError where what is given leaves no turn, or another number than was asked for."""
+    name, left = "+".join(target.wanted), member.count(member[0]) if member else 0
+    if not left:
+        raise UserError(f"what is given ends where '{name}' is to go on", name, "give more of it, or none")
+    if by_given and target.chunks not in (None, left):
+        what = f"{target.chunks} bars of '{name}' are asked for, what is given has room for {left}"
+        raise UserError(what, "bars", "leave it out")
 
 
 class _Writer:
@@ -196,11 +212,12 @@ class _Writer:
         """A round; `time`: when its chunks begin, None where that is not known."""
         for name in self.target.order:
             member = self.members[name]
+            whole = is_whole(self.target, member)
             if name in self.target.given:
                 self._known(self.target.given[name], number, time if member.turns else None)
-            elif time is not None and time < self.ends.get(name, 0.0) - NEAR:
+            elif time is not None and time < self.ends.get(name, 0.0) - NEAR and not whole:
                 self._known(self.target.begun[name], number, time)
-            elif number == 0 or not is_whole(self.target, member):
+            elif number == 0 or not whole:
                 self._free(name, number, time, length)
 
     def _free(self, name: str, number: int, time: float | None, length: float) -> None:

@@ -85,9 +85,13 @@ class KVCache:
 
         A fresh cache gives the new ones back: left-aligned rows need nothing but causal attention among them.
         """
+        same = self._even and step.even  # all rows write to the same places
         rows = torch.arange(self.batch, device=self.lengths.device)[:, None]
         for store, new in ((self.keys[block], keys), (self.values[block], values)):
-            store[rows, :, step.slot] = new.transpose(1, 2).to(store.dtype)
+            if same and step.filled == self.filled + new.shape[2]:
+                store[:, :, self.filled : step.filled] = new
+            else:
+                store[rows, :, step.slot] = new.transpose(1, 2).to(store.dtype)
         if step.fresh:
             return keys, values
         return self.keys[block][:, :, : step.filled], self.values[block][:, :, : step.filled]
@@ -95,6 +99,39 @@ class KVCache:
     def advance(self, step: Step) -> None:
         """Count the tokens of `step` as seen, once all blocks have written."""
         self.lengths, self.filled, self._even = step.lengths, step.filled, step.even
+
+    def next_place(self) -> int | None:
+        """Where the next token of all rows goes; None where rows stand at different places.
+
+        Raises ValueError where the cache is full.
+        """
+        if self.filled >= self.length:
+            raise ValueError(f"the cache holds {self.length} tokens a row, {self.filled + 1} are needed")
+        return self.filled if self._even else None
+
+    def seen(self) -> Tensor:
+        """(B, 1, 1, filled + 1) what is added to scores: 0 up to each row's next token, -inf beyond."""
+        hidden = torch.arange(self.filled + 1, device=self.lengths.device) > self.lengths[:, None]
+        return self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+    def put(self, block: int, place: int | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """One more token per row: keys and values (B, G, E); gives all there are, (B, G, filled + 1, E)
+
+        `place` is what `next_place` says; `grow` counts the token once all blocks have written.
+        """
+        rows = None if place is not None else torch.arange(self.batch, device=self.lengths.device)
+        found = []
+        for store, new in ((self.keys[block], keys), (self.values[block], values)):
+            if place is not None:
+                store.select(2, place).copy_(new)
+            else:
+                store[rows, :, self.lengths] = new
+            found.append(store.narrow(2, 0, self.filled + 1))
+        return found[0], found[1]
+
+    def grow(self) -> None:
+        """Count one more token in every row."""
+        self.lengths, self.filled = self.lengths + 1, self.filled + 1
 
     def take(self, rows: Tensor) -> KVCache:
         """A new cache of these rows (N,), repeats allowed: one prompt many times, or rows still going."""

@@ -9,13 +9,15 @@ training. Some things are optional and looked up by name:
   `draw` has a third argument named `color`, it is drawn in the colour of what was given or made, and twice
   where it was both, each within its time; without `color` it keeps its own colours; `spans() -> (V,)
   float32`, the quarter notes that a chunk lasts, for the ids that say so (a meter), NaN for the others:
-  modalities that take turns then keep step; `compose(metadata) -> content | None`, content made from what
-  is known about a document that lacks this modality; `shift_ids(ids, steps) -> ids | None`, what
+  modalities that take turns then keep step; `follow() -> counter`, which is told the ids of a segment one
+  by one and gives each one's time, as `clock` does for all: without it a network with a clock has `clock`
+  look at the last chunk again for every id it makes; `compose(metadata) -> content | None`, content made
+  from what is known about a document that lacks this modality; `shift_ids(ids, steps) -> ids | None`, what
   encode(shift(content, steps)) would give, without encoding again; `shingles(content) -> (N,) uint64`,
-  hashes of short overlapping stretches that moving by `shift` does not change: documents that share most
-  of them are versions of one piece; and `read_part(path, part, parts)`, the pieces of the part-th of
-  `parts` equal shares of a large file, in the order of `read`, where need be with `book_suffixes`, those
-  of `suffixes` whose files hold many pieces (all where it is missing);
+  hashes of short overlapping stretches that moving by `shift` does not change: documents that share most of
+  them are versions of one piece; and `read_part(path, part, parts)`, the pieces of the part-th of `parts`
+  equal shares of a large file, in the order of `read`, where need be with `book_suffixes`, those of
+  `suffixes` whose files hold many pieces (all where it is missing);
 - in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from
   the training contents, writes what it learnt as files into `folder` and returns the options with which
   `build` makes the tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ class Beats:
         ids = np.asarray(ids)
         bar = np.maximum(np.cumsum(ids == BAR) - 1, 0)
         return (bar * self.places + np.maximum(ids - 1, 0)).astype(np.float32)
+
+    def follow(self) -> Callable[[int], float]:
+        bars = count(-1)
+        bar = next(bars)
+
+        def time(token: int) -> float:
+            nonlocal bar
+            bar = next(bars) if token == BAR else bar
+            return max(bar, 0) * self.places + max(token - 1, 0)
+
+        return time
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.asarray(ids) == BAR)
