@@ -239,8 +239,10 @@ def test_looks_are_all_tokens_before(run: Run, seen: Lens) -> None:
     stream = to_stream(run.vocabulary, seen.segments, Layout((("beats", "drums"),)))
     ids, clock = torch.from_numpy(stream.ids.astype(np.int64)), torch.from_numpy(stream.clock)
     layers = attention_weights(run.net, ids, clock)
-    expected = rollout(layers)[mark.token - 1, : mark.token].tolist()
-    assert [look.share for look in seen.looks] == pytest.approx(expected, abs=1e-5)
+    rolled = lens(run, drums=DRUMS, beats=BEATS, way="rollout")
+    for found, way in ((seen, mean_weights), (rolled, rollout)):
+        expected = way(layers)[mark.token - 1, : mark.token].tolist()
+        assert [look.share for look in found.looks] == pytest.approx(expected, abs=1e-5)
     assert [look.word for look in seen.looks][:5] == ["<doc>", "<mix>", "<beats>", "|", "0"]
     assert [look.modality for look in seen.looks][:5] == ["", "", "", "beats", "beats"]
 
@@ -285,6 +287,7 @@ def test_tokens_that_say_nothing_alone_say_their_word() -> None:
         ({"letters": "ab", "beats": BEATS, "at": 1.0}, "it has no times: name a token"),
         ({"drums": DRUMS, "beats": BEATS, "way": "meen"}, "did you mean 'mean'?"),
         ({"drums": DRUMS, "beats": BEATS, "start": 90.0}, "nothing of it begins between 90 and inf"),
+        ({"drums": "x... ....", "beats": BEATS, "start": 4.0}, "drums: nothing of it begins between 4 and"),
         ({"drums": "xxxx " * 60, "beats": BEATS}, "and the model's context is 256 (look at a part of it"),
     ],
 )

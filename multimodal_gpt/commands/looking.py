@@ -26,13 +26,13 @@ def lens(
         str | None, typer.Option(help="modality to look through; the last other one if absent")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="what to compare with; the same moved to all other places if absent")
+        str | None, typer.Option(help="what to compare with; the given one, moved, if absent")
     ] = None,
     token: Annotated[
         int | None, typer.Option(min=1, help="number of the token whose attention is told")
     ] = None,
     at: Annotated[float | None, typer.Option(help="or its time, quarter notes")] = None,
-    attention: Annotated[str, typer.Option(help="rollout, or mean over blocks")] = "rollout",
+    attention: Annotated[str, typer.Option(help="mean over blocks, or rollout")] = "mean",
     start: Annotated[float, typer.Option(min=0, help="look from here on, quarter notes")] = 0.0,
     stop: Annotated[float | None, typer.Option(help="and up to here")] = None,
     out: Annotated[Path | None, typer.Option(help="picture to write: .png or .svg")] = None,

@@ -154,7 +154,7 @@ def lens(  # noqa: PLR0913 (every option of a look, all by name)
     against: Any = None,
     token: int | None = None,
     at: float | None = None,
-    way: str = "rollout",
+    way: str = "mean",
     start: float = 0.0,
     stop: float | None = None,
     **given: Any,
@@ -168,7 +168,7 @@ def lens(  # noqa: PLR0913 (every option of a look, all by name)
         against: other content for `through`, words or a content object; see the module for the default.
         token: number of the mark whose attention is told, from 1.
         at: or its time, quarter notes: the last mark that has begun. Neither: where the context saves most.
-        way: "rollout" or "mean", see `attention_weights`.
+        way: "mean" or "rollout", see `attention_weights`.
         start, stop: quarter notes; only chunks that begin in between are looked at.
         given: modality -> words as on the command line, a Path, or a content object.
 
@@ -242,11 +242,11 @@ def _segment(vocabulary: Vocabulary, name: str, value: Any, part: tuple[float, f
     if part == (0.0, np.inf):
         return segment
     cropped = crop({name: segment}, *part)
-    if name not in cropped:
+    try:
+        return vocabulary.encode(name, vocabulary.decode(name, cropped[name].ids))
+    except (KeyError, UserError):  # no chunk, or none that holds anything
         what = f"nothing of it begins between {part[0]:g} and {part[1]:g} quarter notes"
-        raise UserError(what, name, "choose another --start and --stop")
-    ids = cropped[name].ids
-    return vocabulary.encode(name, vocabulary.decode(name, ids))
+        raise UserError(what, name, "choose another --start and --stop") from None
 
 
 def _order(run: Run, segments: Mapping[str, Encoded], target: str) -> tuple[tuple[Part, ...], list[str]]:

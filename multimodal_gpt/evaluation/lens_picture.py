@@ -234,12 +234,13 @@ def _ink(saved: float) -> str:
 def _draw_words(axes: Any, lens: Lens, line: _Line) -> None:
     axes.set_yticks([])
     axes.set_ylim(0, 1)
+    upright = 90 if line.stop - line.start > TOKENS_PER_LINE / 2 else 0
     for x, mark in zip(_xs(lens), lens.marks, strict=True):
         if line.holds(x):
             (face,) = colours([mark.saved])
             box = {"facecolor": face, "edgecolor": "0.35", "linewidth": 0.5, "boxstyle": "round,pad=0.25"}
             ink = _ink(mark.saved)
-            axes.text(x, 0.5, mark.word, rotation=90, ha="center", va="center", color=ink, bbox=box)
+            axes.text(x, 0.5, mark.word, rotation=upright, ha="center", va="center", color=ink, bbox=box)
 
 
 def _draw_bars(axes: Any, lens: Lens, line: _Line) -> None:

@@ -8,7 +8,7 @@ Two things have to be taken out before an angle says anything:
 - What a modality's rows share. Each row is taken minus the mean of those of its modality that were met.
   Within a modality that hardly matters: of the 10 nearest pitches 0.37 were a fourth or a fifth away without
   and 0.35 with it, and of 12 roots the two nearest were the fifths both times. Across modalities it does: of
-  the ten nearest to the tag `meter=6/8` four said 6/8 or jig with it and two without, and the tag `key=D
+  the ten nearest to the tag `meter=6/8` four said 6/8, 6 or jig with it and two without, and the tag `key=D
   major` found the root and the word D only with it.
 
 V rows of the table, D width, N candidates, P tokens of a word.
