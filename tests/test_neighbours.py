@@ -109,6 +109,7 @@ def test_every_meaning_is_told(run: Run) -> None:
         ("c", "letters", "letters: 'c' came too rarely"),
         ("A", "letters", "'A' is no token of letters (did you mean 'a'?)"),
         ("H7", None, "'H7' is no token of letters, chords, melody"),
+        ("", None, "'' is no token of letters, chords, melody"),
         ("C4 D4", None, "'C4 D4' is no token of letters, chords, melody"),
         ("C", "chrods", "did you mean 'chords'?"),
     ],

@@ -183,7 +183,7 @@ def _hint(token: str, known: set[str]) -> str:
 
 def _meanings_in(table: Table, name: str, token: str) -> Iterator[Meaning]:
     tokenizer, words = table.vocabulary.tokenizers[name], table.words[name]
-    same = [i for i, word in enumerate(words.alone) if word and token in (word, _bare(word))]
+    same = [i for i, word in enumerate(words.alone) if token and word and token in (word, _bare(word))]
     for number in same:
         yield Meaning(name, words.alone[number], np.array([number]), (0,))
     if not same:
