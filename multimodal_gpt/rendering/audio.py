@@ -104,7 +104,7 @@ def _tone(voice: Voice, pitch: int, duration: float) -> np.ndarray:
     return np.asarray(loud * _wave(voice, pitch, 1 << (len(time) - 1).bit_length())[: len(time)])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # some 50 MB where all of a keyboard is played
 def _wave(voice: Voice, pitch: int, length: int) -> np.ndarray:
     """(length,) float32 of a steady sound; noise for drums."""
     if not voice.partials:

@@ -94,26 +94,32 @@ def _placed(
 ) -> list[tuple[int, int, tuple[int, ...]]]:
     """The line on the grids; of what falls on one time the last is kept."""
     starts = [bar.start for bar in bars]
+    end = bars[-1].stop
+    latest = end - _beat_at(end - 1, bars, starts)[1]
     placed: dict[int, tuple[int, int, tuple[int, ...]]] = {}
-    for onset, end, pitches in line:
-        start, grid = _on_grid(onset, bars, starts)
-        start = min(start, bars[-1].stop - grid)
-        placed[start] = start, max(_on_grid(end, bars, starts)[0], start + grid), pitches
+    for onset, stop, pitches in line:
+        start = min(_on_grid(onset, bars, starts), latest)
+        shortest = _beat_at(start, bars, starts)[1]
+        placed[start] = start, max(_on_grid(stop, bars, starts), start + shortest), pitches
     order = sorted(placed)
-    following = [*order[1:], bars[-1].stop][: len(order)]
+    following = [*order[1:], end][: len(order)]
     return [
         (start, min(placed[start][1], after), placed[start][2])
         for start, after in zip(order, following, strict=True)
     ]
 
 
-def _on_grid(time: int, bars: Sequence[Bar], starts: Sequence[int]) -> tuple[int, int]:
-    """The nearest time on the grid of its beat, and how fine that is."""
+def _on_grid(time: int, bars: Sequence[Bar], starts: Sequence[int]) -> int:
+    """The nearest time on the grid of its beat."""
+    first, grid = _beat_at(time, bars, starts)
+    return first + (time - first + grid // 2) // grid * grid
+
+
+def _beat_at(time: int, bars: Sequence[Bar], starts: Sequence[int]) -> tuple[int, int]:
+    """When the beat around a time begins, and the grid within it."""
     bar = bars[max(0, bisect_left(starts, time + 1) - 1)]
     beat = bar.number(time)
-    grid = _THIRDS if beat in bar.thirds else _FINE
-    first = bar.start + beat * bar.beat
-    return first + (time - first + grid // 2) // grid * grid, grid
+    return bar.start + beat * bar.beat, _THIRDS if beat in bar.thirds else _FINE
 
 
 def _within(
