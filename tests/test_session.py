@@ -58,12 +58,12 @@ def make_run(path: Path, beats: str, context: int) -> Path:
     return new_run(path, {name: {"plugin": plugin} for name, plugin in toys.items()}, ORDERS, context)
 
 
-def new_run(path: Path, tokenizers, orders, context: int) -> Path:
+def new_run(path: Path, tokenizers, orders, context: int, clock: float = 0.0, **arrangement) -> Path:
     recipe = Recipe.model_validate(
         {
             "tokenizers": tokenizers,
-            "arrangements": [{"order": order} for order in orders],
-            "model": {"depth": 1, "width": 16, "heads": 2, "context": context},
+            "arrangements": [{"order": order, **arrangement} for order in orders],
+            "model": {"depth": 1, "width": 16, "heads": 2, "context": context, "clock": clock},
         }
     )
     vocabulary = Vocabulary(modalities(recipe))

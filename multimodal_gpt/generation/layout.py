@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from multimodal_gpt.errors import UserError, nearest
-from multimodal_gpt.generation.target import Target
-from multimodal_gpt.stream.arrangement import Arrangement, Layout, Part, Stream, to_stream
-from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
+from multimodal_gpt.generation.target import Filling, Target
+from multimodal_gpt.stream.arrangement import Arrangement, Gap, Layout, Part, Stream, to_stream
+from multimodal_gpt.stream.vocabulary import FILL, Encoded, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,35 @@ def _rank(arrangement: Arrangement, choice: Choice, wanted: Part) -> tuple[int, 
 
 
 def lay_out(
-    vocabulary: Vocabulary, segments: Mapping[str, Encoded], choice: Choice, wanted: Part
+    vocabulary: Vocabulary,
+    segments: Mapping[str, Encoded],
+    choice: Choice,
+    wanted: Part,
+    begun: Mapping[str, Encoded] | None = None,
+    chunks: int | None = None,
 ) -> tuple[Stream, Target]:
-    """The prompt, `<doc>` and the parts before the target, and the target itself."""
+    """The prompt, `<doc>` and the parts before the target, and the target itself.
+
+    `begun`: how wanted ones begin; `chunks`: how many are made of each.
+    """
     stream = to_stream(vocabulary, segments, Layout(choice.before))
     prompt = Stream(stream.ids[:-1], stream.clock[:-1])  # the target comes before <eod>
-    return prompt, Target(choice.part, {n: segments[n] for n in choice.part if n not in wanted})
+    given = {n: segments[n] for n in choice.part if n not in wanted}
+    return prompt, Target(choice.part, given, {n: s for n, s in (begun or {}).items() if n in wanted}, chunks)
+
+
+def lay_out_gap(
+    vocabulary: Vocabulary,
+    segments: Mapping[str, Encoded],
+    choice: Choice,
+    gap: Gap,
+    lasts: Sequence[float],
+) -> tuple[Stream, Target]:
+    """The same where the target fills a gap in one of the segments, whose chunks last so many quarter notes:
+    the prompt is all but the gap.
+    """
+    stream = to_stream(vocabulary, segments, Layout((*choice.before, choice.part), gap))
+    stop = int(np.flatnonzero(stream.ids == FILL)[0])
+    begin = float(segments[gap.modality].times[gap.start])
+    filling = Filling(begin, tuple(lasts), in_turns=len(choice.part) > 1)
+    return Stream(stream.ids[:stop], stream.clock[:stop]), Target((gap.modality,), gap=filling)

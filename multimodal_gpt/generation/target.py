@@ -313,11 +313,15 @@ def chunk_lasts(segment: Encoded, member: Member) -> np.ndarray:
 
 
 def _end(segment: Encoded, member: Member) -> float:
-    """Quarter notes to the end of the last chunk; to its last id where nobody says how long it lasts."""
+    """Quarter notes to the end of the last chunk; where nobody says how long that is, it is as long as the
+    one before.
+    """
     if segment.clock is None or not len(segment.ids):
         return 0.0
-    last = chunk_lasts(segment, member)[-1]
-    return float(segment.clock[-1] if np.isnan(last) else segment.times[-1] + last)
+    lasts = chunk_lasts(segment, member)
+    known = lasts[~np.isnan(lasts)]
+    length = float(known[-1]) if len(known) else float(segment.clock[-1] - segment.times[-1])
+    return float(segment.times[-1]) + max(length, 2 * NEAR)
 
 
 def _key(time: float) -> float:

@@ -1,0 +1,129 @@
+"""What a run is asked for: everything that decides what comes out, as plain values where need be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from multimodal_gpt.errors import UserError
+from multimodal_gpt.generation.sampling import Sampling
+from multimodal_gpt.stream.arrangement import Part
+from multimodal_gpt.stream.plain import from_plain, to_plain
+from multimodal_gpt.stream.vocabulary import Vocabulary
+
+Contents = Mapping[str, Any]
+"""Modality -> content."""
+Wishes = Mapping[str, Mapping[str, Any]]
+"""Modality -> what else is asked of it: a plain value, or a content where its plugin takes one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What to make, from what, and how. The same request to the same weights gives the same pieces.
+
+    Args:
+        to: parts to make, in order.
+        given: known as a whole.
+        begun: wanted ones that are known in part: to be continued or, with a `gap`, but for the gap.
+        gap: first and last chunk + 1 that are made anew, in wanted ones.
+        bars: how many chunks are made of each wanted modality that has chunks; None = as the model likes.
+        wishes: what else is asked of wanted ones.
+        n: how many pieces.
+        seed: decides everything random.
+        how: temperature and filters.
+        max_tokens: most tokens of each part.
+        shown: what was given, as a reader may see it.
+    """
+
+    to: tuple[Part, ...]
+    given: Contents = field(default_factory=dict)
+    begun: Contents = field(default_factory=dict)
+    gap: tuple[int, int] | None = None
+    bars: int | None = None
+    wishes: Wishes = field(default_factory=dict)
+    n: int = 1
+    seed: int = 0
+    how: Sampling = Sampling()  # noqa: RUF009 (frozen)
+    max_tokens: int | None = None
+    shown: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"{self.n} pieces can't be made", "n", "1 or more")
+        if self.seed < 0:
+            raise UserError(f"{self.seed} is negative", "seed", "0 or more")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UserError(f"{self.max_tokens} tokens hold nothing", "max_tokens", "1 or more")
+        if self.bars is not None and self.bars < 1:
+            raise UserError(f"{self.bars} bars can't be made", "bars", "1 or more")
+
+    @property
+    def wanted(self) -> Part:
+        """All modalities to make, in order."""
+        return tuple(name for part in self.to for name in part)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as values that JSON holds, the reverse of `from_plain_request`."""
+        how = self.how
+        warmth = dict(how.temperature) if isinstance(how.temperature, Mapping) else how.temperature
+        return {
+            "to": ["+".join(part) for part in self.to],
+            "given": {name: to_plain(content) for name, content in self.given.items()},
+            "begun": {name: to_plain(content) for name, content in self.begun.items()},
+            "gap": self.gap and list(self.gap),
+            "bars": self.bars,
+            "wishes": {
+                name: {k: to_plain(v) for k, v in wishes.items()} for name, wishes in self.wishes.items()
+            },
+            "n": self.n,
+            "seed": self.seed,
+            "how": {"temperature": warmth, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p},
+            "max_tokens": self.max_tokens,
+            "shown": dict(self.shown),
+        }
+
+
+def from_plain_request(plain: Mapping[str, Any], vocabulary: Vocabulary) -> Request:
+    """The reverse of `Request.plain`. Raises UserError where it is damaged or of another vocabulary."""
+
+    def content(name: str, value: Any) -> Any:
+        return from_plain(value, vocabulary.tokenizer(name))
+
+    try:
+        return Request(
+            to=tuple(tuple(part.split("+")) for part in plain["to"]),
+            given={name: content(name, value) for name, value in plain["given"].items()},
+            begun={name: content(name, value) for name, value in plain["begun"].items()},
+            gap=(int(plain["gap"][0]), int(plain["gap"][1])) if plain["gap"] else None,
+            bars=plain["bars"],
+            wishes={
+                name: {k: content(name, v) for k, v in wishes.items()}
+                for name, wishes in plain["wishes"].items()
+            },
+            n=plain["n"],
+            seed=plain["seed"],
+            how=Sampling(**plain["how"]),
+            max_tokens=plain["max_tokens"],
+            shown=plain["shown"],
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"the request is damaged: {type(error).__name__} {error}") from error
+
+
+def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a generation, and what is left of them: what is given, by modality.
+
+    n: how many pieces; piece i depends on (seed, i) and not on n (default 1).
+    seed: decides everything random, 0 or more (0).
+    temperature: 0 = always the most likely; one number, or one per modality (0.9).
+    top_k, top_p, min_p: filters on what may be drawn, see `generation.sampling` (top_p 0.95). A model of 828
+        folk tunes kept 90 % of its notes in one scale at temperature 1, and 99 % at 0.9 with top_p 0.95 (12
+        tunes each, given one harmony).
+    max_tokens: most tokens of each wanted part, not counting known segments that take turns with it.
+    """
+    rest = dict(options)
+    defaults = {"temperature": 0.9, "top_k": None, "top_p": 0.95, "min_p": None}
+    how = Sampling(**{name: rest.pop(name, value) for name, value in defaults.items()})
+    chosen: dict[str, Any] = {name: rest.pop(name) for name in ("n", "seed", "max_tokens") if name in rest}
+    return {**chosen, "how": how}, rest

@@ -1,0 +1,202 @@
+"""Continue, fill, keep a rhythm, count bars: known things stay, asked ones hold. The model is untrained."""
+
+import json
+
+import pytest
+from test_session import TOYS, new_run, refused
+
+import multimodal_gpt as mm
+from multimodal_gpt.generation.request import from_plain_request
+from multimodal_gpt.generation.sampling import Sampling
+
+BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."
+WILD = {"temperature": 3.0, "top_p": None}
+TUNE = "C4 D4 E4 F4 | G4:2 A4:0.5 B4:0.5 c5 | E4:4"
+CHART = "| C | G7 | Am F |"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    names = {
+        n: {"plugin": str(TOYS / f"{p}.py")}
+        for n, p in (("words", "letters"), ("a", "beats"), ("b", "beats"))
+    }
+    orders = [["words", "a+b"], ["b+a"]]
+    folder = new_run(
+        tmp_path_factory.mktemp("tasks") / "run", names, orders, 256, hole=0.2, drop=0.1, clock=0.5
+    )
+    return mm.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    names = {"chords": {}, "melody": {}}
+    home = tmp_path_factory.mktemp("real")
+    return mm.load(new_run(home / "run", names, [["chords+melody"]], 256, drop=0.1, hole=0.1), device="cpu")
+
+
+def bars(piece, name="a"):
+    return piece.content(name)
+
+
+def parsed(words):
+    return tuple(tuple(i for i, c in enumerate(bar) if c == "x") for bar in words.split())
+
+
+@pytest.mark.parametrize("given", [{}, {"words": "ab"}])
+@pytest.mark.parametrize("to", ["a", "b", "a+b", "b,a", "words,a"])
+def test_exactly_so_many_bars(run, given, to):
+    for count in (1, 3) if not given or "words" not in to else ():
+        for piece in run.generate(to=to, bars=count, n=3, max_tokens=80, **given, **WILD):
+            assert all(len(bars(piece, name)) == count for name in set(piece.made) - {"words"})
+
+
+def test_bars_that_do_not_go_with_what_is_given(run):
+    (piece,) = run.generate(to="a", b=DRUMS, bars=5)
+    assert len(bars(piece)) == 5
+    assert refused(run.generate, to="a", b=DRUMS, bars=4) == (
+        "bars: 4 bars of 'a' are asked for, what is given has room for 5 (leave it out)"
+    )
+    assert refused(run.generate, to="a", bars=0) == "bars: 0 bars can't be made (1 or more)"
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("given", [{}, {"words": "ab"}])
+def test_it_goes_on_from_what_is_known(run, count, given):
+    for piece in run.extend(a=BEATS, bars=count, n=4, **given, **WILD):
+        assert piece.made == ("a",)
+        assert bars(piece)[:5] == parsed(BEATS) and len(bars(piece)) == 5 + count
+        assert piece.made_spans["a"] == ((20.0, float("inf")),)
+
+
+def test_as_far_as_the_model_likes(run):
+    found = {len(bars(piece)) for piece in run.extend(a=BEATS, n=12, max_tokens=60, **WILD)}
+    assert min(found) > 5 and len(found) > 1
+
+
+def test_two_go_on_together(run):
+    for piece in run.extend(a=BEATS, b=DRUMS, bars=3, n=4, **WILD):
+        assert sorted(piece.made) == ["a", "b"]
+        assert bars(piece)[:5] == parsed(BEATS) and bars(piece, "b")[:5] == parsed(DRUMS)
+        assert len(bars(piece)) == len(bars(piece, "b")) == 8
+
+
+def test_one_goes_on_as_far_as_the_other(run):
+    for piece in run.extend(a=BEATS, b=f"{DRUMS} x... x...", to="a", n=4, **WILD):
+        assert piece.made == ("a",)
+        assert bars(piece)[:5] == parsed(BEATS) and len(bars(piece)) == 7
+    assert refused(run.extend, a=BEATS, b="x...", to="a") == (
+        "a: what is given ends where 'a' is to go on (give more of it, or none)"
+    )
+
+
+def test_what_has_no_bars_goes_on_too(run):
+    for piece in run.extend(words="ab", to="words", n=3, max_tokens=40, **WILD):
+        assert piece.content("words").startswith("ab") and len(piece.content("words")) > 2
+
+
+@pytest.mark.parametrize("given", [{}, {"words": "ab"}, {"b": DRUMS}])
+@pytest.mark.parametrize("gap", [(2, 3), (4, 4), (1, 2), (4, 5)])
+def test_a_gap_is_filled_and_nothing_else_moves(run, given, gap):
+    first, last = gap
+    found = set()
+    for piece in run.fill(a=BEATS, bars=gap, to="a", n=6, **given, **WILD):
+        assert bars(piece)[: first - 1] == parsed(BEATS)[: first - 1]
+        assert bars(piece)[last:] == parsed(BEATS)[last:] and len(bars(piece)) == 5
+        assert piece.made_spans["a"] == ((4.0 * (first - 1), 4.0 * last if last < 5 else float("inf")),)
+        assert not piece.info["warnings"]
+        found.add(bars(piece))
+    assert len(found) > 1
+
+
+def test_a_gap_in_two_modalities(run):
+    for piece in run.fill(a=BEATS, b=DRUMS, bars=(2, 3), n=3, **WILD):
+        for name, words in (("a", BEATS), ("b", DRUMS)):
+            assert bars(piece, name)[0] == parsed(words)[0] and bars(piece, name)[3:] == parsed(words)[3:]
+
+
+def test_gaps_that_are_not_there(run):
+    assert refused(run.fill, a=BEATS, bars=(5, 6)) == "bars: 'a' has no bars 5 to 6 (it has 5)"
+    assert refused(run.fill, a=BEATS, bars=(3, 2)).startswith("bars: 3-2 are no bars")
+    assert refused(run.fill, a=BEATS, to="b", bars=(1, 2)).startswith("to: 'b' is not given")
+    assert refused(run.extend, words="ab", bars=2).startswith("nothing is given that has bars")
+
+
+def test_a_piece_longer_than_the_context(run):
+    """Only a window around the place is shown to the model; the rest is put back."""
+    long = " ".join([*BEATS.split(), "xxxx", "xx.x"] * 20)
+    assert sum(1 + len(bar) for bar in parsed(long)) > 1.5 * run.engine.context
+    for given, count in (({}, 2), ({"words": "ab"}, 2), ({"b": f"{long} x... x..."}, None)):
+        (piece,) = run.extend(a=long, to="a", bars=count, **given, **WILD)
+        assert bars(piece)[:140] == parsed(long) and len(bars(piece)) == 142
+        for gap in ((3, 4), (70, 71), (138, 139)):
+            (piece,) = run.fill(a=long, bars=gap, to="a", **given, **WILD)
+            assert bars(piece)[: gap[0] - 1] == parsed(long)[: gap[0] - 1]
+            assert bars(piece)[gap[1] :] == parsed(long)[gap[1] :]
+
+
+def test_real_tunes_go_on_and_gaps_are_filled(real):
+    tokenizer = real.vocabulary.tokenizer("melody")
+    before = tokenizer.decode(tokenizer.encode(tokenizer.parse(TUNE)))
+    (piece,) = real.extend(melody=TUNE, chords=CHART, bars=2, **WILD)
+    assert piece.content("melody").notes[: len(before.notes)].tolist() == before.notes.tolist()
+    (piece,) = real.fill(melody=TUNE, chords=CHART, to="melody", bars=(2, 2), **WILD)
+    after = piece.content("melody").notes
+    bar = 4 * 48
+    assert after[after[:, 0] < bar].tolist() == before.notes[before.notes[:, 0] < bar].tolist()
+    assert after[after[:, 0] >= 2 * bar].tolist() == before.notes[before.notes[:, 0] >= 2 * bar].tolist()
+
+
+def test_wishes_hold(real):
+    asked = {"melody": {"key": "D major", "range": "D4-D5", "ending": "D"}, "chords": {"key": "D major"}}
+    for piece in real.generate(to="chords+melody", bars=2, n=2, wishes=asked, **WILD):
+        pitches = piece.content("melody").notes[:, 2]
+        assert pitches.min() >= 62 and pitches.max() <= 74 and pitches[-1] % 12 == 2
+        assert set((pitches % 12).tolist()) <= {2, 4, 6, 7, 9, 11, 1}
+
+
+@pytest.mark.parametrize("given", [{}, {"chords": CHART}])
+def test_the_same_rhythm_over_other_pitches(real, given):
+    like = real.vocabulary.tokenizer("melody").parse(TUNE)
+    for piece in real.generate(to="melody", wishes={"melody": {"rhythm": TUNE}}, n=2, **given, **WILD):
+        assert (piece.content("melody").notes[:, :2] == like.notes[:, :2]).all()
+
+
+def test_wishes_that_cannot_be_met(real):
+    def ask(**wishes):
+        return refused(real.generate, to="melody", chords="| C | G |", wishes={"melody": wishes})
+
+    assert ask(rhythm=TUNE) == (
+        "wishes: nothing that meets all wishes goes with what is given: 'melody' "
+        "(ask for less, or give something else)"
+    )
+    assert ask(key="C major", ending="F#").startswith("melody: no such thing can be")
+    assert ask(kay="C").startswith("melody: there is no wish 'kay'")
+    assert refused(real.generate, to="chords", wishes={"melody": {"key": "C"}}).startswith(
+        "wishes: 'melody' is not made"
+    )
+
+
+def test_nothing_can_be_wished_of_a_plugin_that_takes_no_wishes(run):
+    assert refused(run.generate, to="words", wishes={"words": {"key": "C"}}).startswith(
+        "words: nothing can be wished of 'words'"
+    )
+
+
+def test_a_request_survives_as_plain_values(real):
+    asked = {"melody": {"rhythm": TUNE, "key": "C major"}}
+    pieces = real.generate(to="melody", chords=CHART, n=2, seed=7, wishes=asked, temperature={"melody": 1.5})
+    plain = json.loads(json.dumps(pieces[0].info["request"]))
+    request = from_plain_request(plain, real.vocabulary)
+    assert request.how == Sampling({"melody": 1.5}, None, 0.95, None)
+    again = real.answer(request)
+    assert [p.info for p in again] == [p.info for p in pieces]
+    assert [p.content("melody").notes.tolist() for p in again] == [
+        p.content("melody").notes.tolist() for p in pieces
+    ]
+    assert "damaged" in refused(from_plain_request, {**plain, "to": 3}, real.vocabulary)
+    assert "damaged" in refused(
+        from_plain_request,
+        {**plain, "given": {"chords": {"class": "Chords", "fields": {"x": 1}}}},
+        real.vocabulary,
+    )
