@@ -98,14 +98,17 @@ def test_what_was_made_in_part_is_drawn_in_both_colours(vocabulary):
 
 def test_filled_bars_are_shaded_and_names_change_colour(vocabulary):
     filled = piece(vocabulary, made=("chords",), spans={"chords": ((4.0, 8.0),)}, chords="C | F | G | C")
-    axes = Figure().subplots()
-    pictures._draw_line(
-        {"chords": filled.content("chords")}, vocabulary, axes, (0.0, 32.0), {"chords": ((4.0, 8.0),)}
-    )
+    axes, longer, whole = Figure().subplots(3)
+    contents = {"chords": filled.content("chords")}
+    pictures._draw_line(contents, vocabulary, axes, (0.0, 32.0), {"chords": ((4.0, 8.0),)})
     shown = {(t.get_text(), t.get_color()) for t in axes.texts if t.get_visible()}
     assert shown == {("C", GIVEN), ("F", MADE), ("G", GIVEN)}
     (shade,) = axes.patches
     assert (shade.get_x(), shade.get_width()) == (4.0, 4.0)
+    pictures._draw_line(contents, vocabulary, longer, (0.0, 32.0), {"chords": ((12.0, math.inf),)})
+    assert [(p.get_x(), p.get_width()) for p in longer.patches] == [(12.0, 20.0)]
+    pictures._draw_line(contents, vocabulary, whole, (0.0, 32.0), {"chords": WHOLE})
+    assert not whole.patches
 
 
 def test_an_older_plugin_keeps_its_own_colours(vocabulary):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
+
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.rendering.musicxml import to_musicxml
 from multimodal_gpt.rendering.score import Score
@@ -37,8 +39,15 @@ def engrave(score: Score) -> list[str]:
 
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
-    toolkit.setOptions(_OPTIONS | (_WIDE if score.symbols else {}))
+    toolkit.setOptions(_OPTIONS | (_WIDE if _crowded(score) else {}))
     toolkit.resetXmlIdSeed(1)
     if not toolkit.loadData(to_musicxml(score)):
         raise UserError("verovio can't engrave this piece", score.title, "try --musicxml and another program")
     return [toolkit.renderToSVG(page) for page in range(1, toolkit.getPageCount() + 1)]
+
+
+def _crowded(score: Score) -> bool:
+    """Whether some bar has more than two chord symbols."""
+    ticks = [tick for tick, _ in score.symbols if tick < score.bars[-1]]
+    bars = np.searchsorted(score.bars, ticks, side="right")
+    return bool((np.bincount(bars) > 2).any())

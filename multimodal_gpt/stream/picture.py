@@ -113,8 +113,8 @@ def _draw_line(
             tokenizer.draw(content, axes)  # type: ignore[attr-defined]
         else:
             _draw_parts(tokenizer, content, axes, line, spans)
-        for start, stop in spans:
-            if math.isfinite(stop - start):
+        for start, stop in (np.clip(span, *line) for span in spans if spans != WHOLE):
+            if start < stop:
                 axes.axvspan(start, stop, color=MADE, alpha=0.07, linewidth=0, zorder=-1)
     axes.set_xlim(*line)
     if not np.isfinite(axes.dataLim.intervaly).all():  # nothing but names above the line
