@@ -11,6 +11,7 @@ from multimodal_gpt.stream.vocabulary import FILE_NAME, read_manifest
 
 OPTIONS = (
     "to",
+    "bars",
     "number",
     "seed",
     "out",
@@ -78,8 +79,31 @@ def parse_plugins(items: Sequence[str]) -> dict[str, str]:
     return {name: path for name, _, path in pairs}
 
 
-def check_modalities(run: Path, given: Mapping[str, str], to: str) -> int:
-    """How many parts `a,b+c` asks for. Raises UserError, with the nearest, on names the run does not know."""
+def split_wishes(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """What is given, and by modality what is wished, as `--NAME.WISH VALUE`.
+
+    Example:
+        >>> split_wishes({"text": "a jig", "melody.key": "D major"})
+        ({'text': 'a jig'}, {'melody': {'key': 'D major'}})
+    """
+    wishes: dict[str, dict[str, str]] = {}
+    for option, value in given.items():
+        name, dot, wish = option.partition(".")
+        if dot:
+            wishes.setdefault(name, {})[wish] = value
+    return {name: value for name, value in given.items() if "." not in name}, wishes
+
+
+def parse_bars(text: str) -> tuple[int, int]:
+    """`5-8` or `5` -> first and last. Raises UserError."""
+    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", text)
+    if not found:
+        raise UserError(f"'{text}' names no bars", "--bars", "write first-last: 5-8")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def check_modalities(run: Path, given: Mapping[str, str], to: str | None) -> None:
+    """Raise UserError, with the nearest, on names that the run does not know."""
     if not run.is_dir():
         raise UserError("there is no such run folder", run, "train one first: mmgpt demo")
     known = [entry["name"] for entry in read_manifest(run / FILE_NAME)["content"]["modalities"]]
@@ -88,11 +112,9 @@ def check_modalities(run: Path, given: Mapping[str, str], to: str) -> int:
             close = nearest(name, [*known, *OPTIONS])
             hint = nearest(name, known) if close.startswith("known") else close
             raise UserError(f"the run has no modality '{name}'", f"--{name}", hint)
-    wanted = [name.strip() for name in re.split("[,+]", to)]
-    for name in wanted:
+    for name in [name.strip() for name in re.split("[,+]", to)] if to is not None else []:
         if name not in known:
             raise UserError(f"the run has no modality '{name}'", "--to", nearest(name, known))
-    return to.count(",") + 1
 
 
 def check_free(out: Path, number: int, *, force: bool) -> None:

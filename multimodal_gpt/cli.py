@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from multimodal_gpt.commands import corpora, files, looking, models, recipes
+from multimodal_gpt.commands import corpora, files, generating, looking, models, recipes
 from multimodal_gpt.errors import UserError
 
 TRACEBACK = "MMGPT_TRACEBACK"
@@ -33,11 +33,14 @@ app.command()(corpora.fetch)
 app.command()(corpora.prepare)
 app.command()(models.train)
 app.command()(models.merge)
-app.command(cls=models.GenerateCommand)(models.generate)
+app.command(cls=generating.GenerateCommand)(generating.generate)
+app.command("continue", cls=generating.GenerateCommand)(generating.extend)
+app.command(cls=generating.GenerateCommand)(generating.fill)
+app.command(cls=generating.GenerateCommand)(generating.vary)
 app.command()(files.replay)
 app.command()(files.render)
 app.command()(corpora.inspect)
-app.command(cls=models.GenerateCommand)(looking.lens)
+app.command(cls=generating.GenerateCommand)(looking.lens)
 app.command()(looking.neighbours)
 app.command()(models.export)
 app.command()(models.demo)

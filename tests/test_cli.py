@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from multimodal_gpt import console
-from multimodal_gpt.asking import parse_temperature, split_given
+from multimodal_gpt.asking import parse_bars, parse_temperature, split_given, split_wishes
 from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.plugins import load_module
@@ -172,6 +172,27 @@ def test_generate_writes_the_files_it_names(command: Command, home: Path) -> Non
     assert (home / "one" / "0002.beats").read_bytes() == (home / "two" / "0002.beats").read_bytes()
 
 
+def test_pieces_are_continued_and_filled(command: Command) -> None:
+    code, out, err = command(
+        "continue", "run", "--beats", "x..x ..x.", "--bars", "2", "--out", "on", "--json"
+    )
+    assert code == 0, err
+    (piece,) = json.loads(out)
+    assert piece["request"]["begun"] and piece["request"]["bars"] == 2 and piece["to"] == ["beats"]
+    words = ["--beats", "x..x ..x. xxxx x...", "--bars", "2-3", "--out", "gap", "--json"]
+    code, out, err = command("fill", "run", *words)
+    assert code == 0, err
+    assert json.loads(out)[0]["request"]["gap"] == [1, 3]
+    for verb, words, message in (
+        ("fill", ["--beats", "x...", "--bars", "x"], "--bars: 'x' names no bars (write first-last: 5-8)"),
+        ("fill", ["--bars", "2-3"], "nothing is given to fill (for example --melody tune.mid)"),
+        ("vary", ["--letters", "ab", "--to", "letters"], "letters: nothing can be wished of 'letters'"),
+        ("continue", ["--beets", "x..."], "--beets: the run has no modality 'beets' (did you mean 'beats'"),
+    ):
+        code, out, err = command(verb, "run", *words, "--out", "never")
+        assert (code, out) == (2, "") and err.startswith(f"mmgpt: {message}")
+
+
 def test_generate_refuses_to_overwrite_before_it_starts(command: Command, home: Path) -> None:
     (home / "busy").mkdir()
     (home / "busy" / "0001.beats").write_text("mine", "utf-8")
@@ -308,7 +329,7 @@ def test_help_is_quick_and_shows_examples(command: Command) -> None:
     code, out, _ = command()
     assert code == 0
     verbs = ["recipes", "show", "copy", "validate", "schema"]
-    verbs += ["prepare", "train", "generate", "inspect", "export", "demo"]
+    verbs += ["prepare", "train", "generate", "continue", "fill", "vary", "inspect", "export", "demo"]
     assert all(f"  {verb} " in out for verb in verbs)
     for verb in verbs:
         assert "Example: mmgpt " + verb in command(verb, "--help")[1]
@@ -329,6 +350,15 @@ def test_given_modalities_are_taken_out_of_the_words() -> None:
 @pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("a=1,b=0.5", {"a": 1.0, "b": 0.5})])
 def test_temperature(text: str, value: object) -> None:
     assert parse_temperature(text) == value
+
+
+def test_wishes_are_told_from_what_is_given() -> None:
+    given = {"a": "x", "b.key": "D", "b.range": "C4-A5"}
+    assert split_wishes(given) == ({"a": "x"}, {"b": {"key": "D", "range": "C4-A5"}})
+
+
+def test_bars() -> None:
+    assert (parse_bars("5-8"), parse_bars(" 7 ")) == ((5, 8), (7, 7))
 
 
 def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

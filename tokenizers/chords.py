@@ -326,7 +326,7 @@ class ChordTokenizer:
         return _chord_tokens.grammar()
 
     def clock(self, ids: np.ndarray) -> np.ndarray:
-        """(T,) float32 quarter notes: a bar or position and what belongs to it have its time; in 4/4 at first."""
+        """(T,) float32 quarter notes: a bar or position and what belongs to it have its time."""
         ids = np.asarray(ids)
         bars = is_bar(ids)
         written = np.concatenate(([ALL_METERS.index((4, 4))], ids[bars]))
@@ -344,6 +344,10 @@ class ChordTokenizer:
     def follow(self) -> Callable[[int], float]:
         """A counter that gives the times of ids one by one."""
         return _following.Follower(_chord_tokens.time_signs())
+
+    def dressed(self, content: Chords, like: Chords) -> Chords:
+        """The harmony as another one is played: with its tempo and key signature."""
+        return replace(content, tempo=like.tempo, signature=like.signature)
 
     def limited(self, wishes: Mapping[str, Any], rng: np.random.Generator) -> Grammar:
         """The grammar of chords that meet all `wishes`. Raises UserError where one can't be read."""

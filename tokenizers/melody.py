@@ -195,6 +195,11 @@ class MelodyTokenizer:
         """(V,) float32 quarter notes that a bar of each TimeSig lasts, NaN for other ids."""
         return _remi.layout_of(self.steps_per_beat).spans
 
+    def dressed(self, content: Melody, like: Melody) -> Melody:
+        """The notes as another melody is played: with its tempo, key signature, name and program."""
+        kept = {"tempo": like.tempo, "signature": like.signature, "name": like.name, "program": like.program}
+        return replace(content, **kept)
+
     def limited(self, wishes: Mapping[str, Any], rng: np.random.Generator) -> Grammar:
         """The grammar of melodies that meet all `wishes`. Raises UserError where one can't be read."""
         _wishes.check_names(wishes, self.wishes)

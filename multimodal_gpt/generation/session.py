@@ -131,6 +131,34 @@ class Run:
             raise UserError(f"{first}-{last} are no bars", "bars", "first-last, counted from 1")
         return self._change(to, wishes or {}, options, progress, gap=(first - 1, last))
 
+    def vary(
+        self,
+        *,
+        share: float = 0.3,
+        to: str | None = None,
+        wishes: Wishes | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[Piece]:
+        """Make a share of what is given anew, as the wish `vary` of its tokenizer has it.
+
+        Args:
+            share: of its units, above 0 and at most 1; which ones, the seed decides.
+            to: which of the given modalities; all that have this wish if None. Others are known as a whole.
+            wishes, progress, options: as for `generate`.
+
+        Raises UserError as `generate` does.
+        """
+        chosen, given = settings(options)
+        contents, _ = self._contents(given)
+        able = [n for n in contents if "vary" in getattr(self.vocabulary.tokenizer(n), "wishes", ())]
+        wanted = self._changed(to or able, tuple(contents))
+        asked = dict(wishes or {})
+        for name in (name for part in wanted for name in part):
+            asked[name] = {**asked.get(name, {}), "vary": given.pop(name), "share": share}
+        how = {**vars(chosen.pop("how")), **chosen, **given}
+        return self.generate(to=["+".join(p) for p in wanted], wishes=asked, progress=progress, **how)
+
     def answer(self, request: Request, *, progress: Progress | None = None) -> list[Piece]:
         """The pieces that a request asks for. Raises UserError where it can't be met."""
         started = time.perf_counter()
@@ -244,9 +272,10 @@ class Run:
     def _made(self, name: str, draft: Draft, request: Request) -> Any:
         content = self.vocabulary.decode(name, draft.segments[name].ids)
         tokenizer = self.vocabulary.tokenizer(name)
-        if name in request.begun and hasattr(tokenizer, "dressed"):
-            return tokenizer.dressed(content, request.begun[name])
-        return content
+        like = request.begun.get(name, request.wishes.get(name, {}).get("vary"))
+        return (
+            content if like is None or not hasattr(tokenizer, "dressed") else tokenizer.dressed(content, like)
+        )
 
     def _info(self, draft: Draft, request: Request) -> dict[str, Any]:
         """What a reader wants to know of a piece, as plain values. The same seed gives the same."""

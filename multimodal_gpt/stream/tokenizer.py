@@ -18,6 +18,10 @@ training. Some things are optional and looked up by name:
   them are versions of one piece; and `read_part(path, part, parts)`, the pieces of the part-th of `parts`
   equal shares of a large file, in the order of `read`, where need be with `book_suffixes`, those of
   `suffixes` whose files hold many pieces (all where it is missing);
+- on the tokenizer, for those who ask for more: `wishes`, name -> what it means, of what may be asked of a
+  segment that is made; `examples`, those whose value is a content; `limited(wishes, rng) -> Grammar`, the
+  grammar of segments that meet all the given ones (`stream.limits` has the tools), UserError where one can't
+  be read; and `dressed(content, like) -> content`, with what ids do not hold taken from another one;
 - in the module: `fit(contents, folder, **options) -> dict`, called when shards are prepared. It learns from
   the training contents, writes what it learnt as files into `folder` and returns the options with which
   `build` makes the tokenizer; a file is named in them as `"file:NAME"`. It is called once with no contents,

@@ -1,0 +1,226 @@
+"""Verbs that ask a trained run: generate, continue, fill, vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from multimodal_gpt import console
+from multimodal_gpt.asking import (
+    check_free,
+    check_modalities,
+    parse_bars,
+    parse_plugins,
+    parse_temperature,
+    split_given,
+    split_wishes,
+)
+from multimodal_gpt.commands.files import Sheet, Svg, add_sheets, check_sheets
+from multimodal_gpt.commands.options import Force, Json, Plugin, print_json, stdout_for_result
+from multimodal_gpt.errors import UserError
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")]
+Number = Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")]
+Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same files")]
+Out = Annotated[Path, typer.Option(help="folder for the files")]
+Heat = Annotated[str, typer.Option(help="one number, or one per modality: text=0.7,melody=1.0")]
+TopK = Annotated[int | None, typer.Option(min=1, help="sample among the k likeliest")]
+TopP = Annotated[float | None, typer.Option(min=0, max=1, help="sample within this probability")]
+MinP = Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
+Device = Annotated[str, typer.Option(help="auto, cpu or gpu")]
+Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
+
+
+class GenerateCommand(TyperCommand):
+    """Takes `--NAME VALUE` for every modality of the run, whatever their names, and `--NAME.WISH VALUE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep what is given per modality in the context and parse the rest."""
+        known = {option for p in self.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+        rest, ctx.obj = split_given(args, known)
+        return super().parse_args(ctx, rest)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Where the pieces go, and what else is written."""
+
+    out: Path
+    force: bool
+    svg: bool
+    sheet: bool
+    as_json: bool
+
+
+def generate(
+    ctx: typer.Context,
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="modalities to generate, in order: melody,chords")],
+    bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many")] = None,
+    number: Number = 1,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    temperature: Heat = "0.9",
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    max_tokens: MaxTokens = None,
+    plugin: Plugin = None,
+    svg: Svg = False,
+    sheet: Sheet = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a trained run: some modalities given, others wanted.
+
+    Give any modality of the run as --NAME VALUE: --text "a waltz", --chords "Am F C G", --melody tune.mid.
+    Ask more of what is made as --NAME.WISH VALUE: --melody.key "D major" --melody.rhythm tune.mid; there are
+    key, meter, range, ending, rhythm and pitches for a melody, key, meter, ending and rhythm for chords.
+
+    Example: mmgpt generate runs/demo --text "a jig in D major" --to melody,chords -n 4 --out out
+    """
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    asked = {"to": to, "bars": bars, "n": number, "seed": seed, "temperature": temperature, **how}
+    _ask("generate", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+
+
+def extend(
+    ctx: typer.Context,
+    run: RunFolder,
+    bars: Annotated[int | None, typer.Option(min=1, help="how many; as the model likes if absent")] = None,
+    to: Which = None,
+    number: Number = 1,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    temperature: Heat = "0.9",
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    max_tokens: MaxTokens = None,
+    plugin: Plugin = None,
+    svg: Svg = False,
+    sheet: Sheet = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Continue what is given by some bars. Options as for generate.
+
+    Example: mmgpt continue runs/demo --melody tune.mid --chords tune.mid --bars 8
+    """
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    asked = {"to": to, "bars": bars, "n": number, "seed": seed, "temperature": temperature, **how}
+    _ask("extend", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+
+
+def fill(
+    ctx: typer.Context,
+    run: RunFolder,
+    bars: Annotated[str, typer.Option(help="first-last, counted from 1: 5-8")],
+    to: Which = None,
+    number: Number = 1,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    temperature: Heat = "0.9",
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    max_tokens: MaxTokens = None,
+    plugin: Plugin = None,
+    svg: Svg = False,
+    sheet: Sheet = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make some bars of what is given anew; all others stay. Options as for generate.
+
+    Example: mmgpt fill runs/demo --melody tune.mid --chords tune.mid --to melody --bars 5-8
+    """
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    asked = {"to": to, "bars": parse_bars(bars), "n": number, "seed": seed, "temperature": temperature, **how}
+    _ask("fill", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+
+
+def vary(
+    ctx: typer.Context,
+    run: RunFolder,
+    share: Annotated[float, typer.Option(min=0, max=1, help="of the notes get a new pitch")] = 0.3,
+    to: Which = None,
+    number: Number = 1,
+    seed: Seed = 0,
+    out: Out = Path("out"),
+    temperature: Heat = "0.9",
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    max_tokens: MaxTokens = None,
+    plugin: Plugin = None,
+    svg: Svg = False,
+    sheet: Sheet = False,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Give a share of the notes new pitches; the rhythm and all others stay. Options as for generate.
+
+    Example: mmgpt vary runs/demo --melody tune.mid --chords tune.mid --share 0.5
+    """
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    asked = {"to": to, "share": share, "n": number, "seed": seed, "temperature": temperature, **how}
+    _ask("vary", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+
+
+def _ask(
+    verb: str,
+    ctx: typer.Context,
+    run: Path,
+    asked: dict[str, Any],
+    answer: _Answer,
+    plugin: Sequence[str] | None,
+    device: str,
+) -> None:
+    """Check all that can be checked before anything heavy is loaded; then make, write and tell."""
+    given, wishes = split_wishes(ctx.obj)
+    trusted = parse_plugins(plugin or ())
+    check_modalities(run, {**given, **dict.fromkeys(wishes, "")}, asked["to"])
+    if verb != "generate" and not given:
+        raise UserError(f"nothing is given to {ctx.info_name}", fix="for example --melody tune.mid")
+    check_free(answer.out, asked["n"], force=answer.force)
+    if answer.sheet:
+        check_sheets()
+    asked = {**asked, "temperature": parse_temperature(asked["temperature"]), "wishes": wishes, **given}
+    from multimodal_gpt.generation import session
+    from multimodal_gpt.generation.output import write_all
+
+    with stdout_for_result(answer.as_json), console.progress(_parts(asked), str(ctx.info_name)) as bar:
+        opened = session.load(run, device=device, plugins=trusted)
+        pieces = getattr(opened, verb)(**asked, progress=bar.advance)
+        files = write_all(pieces, answer.out, force=answer.force, svg=answer.svg)
+        files = add_sheets(files, force=answer.force) if answer.sheet else files
+    for warning in dict.fromkeys(w for piece in pieces for w in piece.info["warnings"]):
+        console.warn(warning)
+    if answer.as_json:
+        print_json([{"files": paths, **piece.info} for piece, paths in zip(pieces, files, strict=True)])
+    else:
+        rows = [_piece_row(piece, paths) for piece, paths in zip(pieces, files, strict=True)]
+        console.table("", ["piece", "made", "files"], rows)
+
+
+def _parts(asked: Mapping[str, Any]) -> int:
+    """How many parts will be made, as far as the command line tells."""
+    return int(asked["n"]) * (asked["to"].count(",") + 1 if asked["to"] else 1)
+
+
+def _piece_row(piece: Any, paths: Sequence[Path]) -> tuple[str, str, str]:
+    tokenizer = piece.vocabulary.tokenizer
+    made = [f"{name}: {piece.info['units'][name]} {tokenizer(name).unit}s" for name in piece.made]
+    kinds = " ".join("".join(path.suffixes) for path in paths[1:])
+    return str(piece.info["row"] + 1), ", ".join(made), f"{paths[0]} {kinds}".rstrip()
