@@ -245,16 +245,8 @@ class ChordTokenizer:
         if not len(notes):
             raise UserError("holds no chord to play", path)
         track = Track("Chords", _PROGRAM, False, notes)
-        path = _midi.write_tracks(
-            path,
-            [track],
-            meters=content.meters,
-            tempo=content.tempo,
-            signature=content.signature,
-            note=note,
-            append=append,
-            velocity=_VELOCITY,
-        )
+        told = {"meters": content.meters, "tempo": content.tempo, "signature": content.signature}
+        path = _midi.write_tracks(path, [track], **told, note=note, append=append, velocity=_VELOCITY)
         end = max(content.end, int(content.table[-1, :2].sum()))
         return _markers.add_markers(path, [*markers, (end, _harmony.name(NO_CHORD))])
 
