@@ -12,7 +12,6 @@ Contenders, all float32 with random weights, one thread, and --tokens new ids af
     "ours, network alone"   the network fed with fixed ids: what everything else costs
     "ours, clock"           "ours" with half of the angles on the clock (model.clock)
     "ours, as asked for"    the same at temperature 0.9, top-p 0.95, as `mmgpt generate` has it
-    "ours, compiled"        "ours" through torch.compile, with --compile alone
     "nanogpt"               GPT-2's shape; reads everything again for each id. Timed at 16 lengths, scaled
     "lean"                  the same network, a static cache, nothing but what it takes: our reference
     "litgpt"                litgpt.GPT, shaped like Llama, by its generate_fn, or its batched_generate_fn
@@ -48,6 +47,7 @@ from train import SIZES, against, as_many, count  # benchmarks/train.py
 from multimodal_gpt.generation.engine import Engine, Row
 from multimodal_gpt.generation.sampling import Sampling
 from multimodal_gpt.generation.target import Member, Target, members_of
+from multimodal_gpt.model.decoding import Decoder
 from multimodal_gpt.model.gpt import GPT, GPTConfig
 from multimodal_gpt.stream.arrangement import Stream
 from multimodal_gpt.stream.grammar import free_grammar
@@ -109,12 +109,8 @@ def ours(
     *,
     clock: float = 0.0,
     how: Sampling = Sampling(),  # noqa: B008 (frozen)
-    compiled: bool = False,
 ) -> Contender:
-    net = our_net(s, clock)
-    if compiled:
-        net.compile(dynamic=True)
-    engine = Engine(net, our_members())
+    engine = Engine(our_net(s, clock), our_members())
     prompt = Stream(np.array([DOC]), np.zeros(1, dtype=np.float32))
     known = 2 if len(order) > 1 else 1  # ids of a part that are not made: <mix> and a tag
 
@@ -133,10 +129,10 @@ def network_alone(s: Setting) -> Contender:
 
     @torch.inference_mode()
     def make(seed: int) -> float:
-        cache = net.new_cache(s.batch, s.places)
-        ids = torch.full((s.batch, 1), DOC)
+        decoder, cache = Decoder(net), net.new_cache(s.batch, s.places)
+        ids = torch.full((s.batch,), DOC)
         for _ in range(s.tokens):
-            net(ids, cache=cache)
+            decoder.step(ids, cache)
         return 1.0
 
     return make
@@ -271,7 +267,6 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "ours, network alone": network_alone,
     "ours, clock": lambda s: ours(s, clock=0.5),
     "ours, as asked for": lambda s: ours(s, clock=0.5, how=Sampling(0.9, top_p=0.95)),
-    "ours, compiled": lambda s: ours(s, compiled=True),
     "nanogpt": nanogpt,
     "lean": lean,
     "litgpt": litgpt,
@@ -351,10 +346,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=512, help="new ids per row, 512 if absent")
     parser.add_argument("--rounds", type=int, default=3, help="3 if absent")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="contenders, all if absent")
-    parser.add_argument("--compile", action="store_true", help='"ours, compiled" too')
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = options.only or [name for name in CONTENDERS if options.compile or name != "ours, compiled"]
+    names = options.only or list(CONTENDERS)
     shape = dict(zip(("depth", "width", "heads"), SIZES[options.size], strict=True))
     size = Vocabulary(MODALITIES).table_size
     failed = False

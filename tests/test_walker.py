@@ -123,7 +123,7 @@ def test_least_is_exact(order, wanted):
 
 def walker_choice(walker: Walker) -> torch.Tensor:
     """Columns that are a choice: inside a stretch all of them, at a forced id none."""
-    return walker._inside()[:, None].expand(-1, len(walker.columns) + 1)
+    return walker.inside[:, None].expand(-1, len(walker.columns) + 1)
 
 
 def test_plain_walk_agrees_with_the_grammar_at_every_step():

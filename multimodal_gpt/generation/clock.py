@@ -42,7 +42,7 @@ class Clock:
 
     def times(self, walker: Walker, ids: Tensor) -> Tensor:
         """(B,) float32 quarter notes of the ids that every row is about to take."""
-        forced = (ids == walker.way_out) | (walker.place != walker.stop[walker.rows, walker.stretch])
+        forced = (ids == walker.way_out) | ~walker.inside
         known = walker.forced_clock[walker.rows, walker.place]
         values = zip(ids.tolist(), forced.tolist(), known.tolist(), walker.current.tolist(), strict=True)
         times = [

@@ -94,9 +94,10 @@ class Engine:
             progress: called with the number of rows that have just been finished.
         """
         made: list[Made] = []
+        decoder = Decoder(self.net) if cached else None  # made here: the weights may change between calls
         for first in range(0, len(rows), ROWS):
             batch = rows[first : first + ROWS]
-            made += _Batch(self, batch, how, cached).run()
+            made += _Batch(self, batch, how, decoder).run()
             if progress is not None:
                 progress(len(batch))
         return made
@@ -105,7 +106,7 @@ class Engine:
 class _Batch:
     """Rows that are decoded together; lives for one call."""
 
-    def __init__(self, engine: Engine, rows: Sequence[Row], how: Sampling, cached: bool) -> None:
+    def __init__(self, engine: Engine, rows: Sequence[Row], how: Sampling, decoder: Decoder | None) -> None:
         self.device, self.how = engine.device, how
         self.plan = Plan(engine.rules, [r.target for r in rows], [r.budget for r in rows])
         for number, row in enumerate(rows):
@@ -117,7 +118,9 @@ class _Batch:
         prompts = [_joined(r.prompt, p) for r, p in zip(rows, self.prefixes, strict=True)]
         self.steps = max(r.budget - len(p.ids) for r, p in zip(rows, self.prefixes, strict=True))
         self.clock = Clock(self.plan) if engine.net.config.clock_angles else None
-        self.memory = (_Cached if cached else _Recomputed)(engine.net, prompts, self.steps)
+        self.memory = (
+            _Cached(decoder, prompts, self.steps) if decoder else _Recomputed(engine.net, prompts, self.steps)
+        )
         self.walker = Walker(self.plan)
         self.table = engine.net.embedding.weight
         self.head = self.table[self.walker.columns]  # (C - 1, D)
@@ -214,10 +217,9 @@ class _Trail:
 class _Cached:
     """The stream so far as keys and values; equal prompts are read once."""
 
-    def __init__(self, net: GPT, prompts: Sequence[Stream], steps: int) -> None:
-        self.net = net
+    def __init__(self, decoder: Decoder, prompts: Sequence[Stream], steps: int) -> None:
+        self.decoder, net = decoder, decoder.net
         device = net.embedding.weight.device
-        self.decoder = Decoder(net)
         keys = [p.ids.tobytes() + p.clock.tobytes() for p in prompts]
         different = dict(zip(keys, prompts, strict=True))
         ids, clock, counts = _left_aligned(list(different.values()), device)

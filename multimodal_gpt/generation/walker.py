@@ -30,8 +30,10 @@ class Tables:
     Args:
         next_state: (S + 1, V) int32, -1 where an id may not come, as nowhere in the last row.
         cut: (V,) bool, ids that begin a chunk.
-        border: (V,) bool, ids that come first in a stretch and nowhere else; None where any may.
+        legal: (2, S + 1, V) bool, ids that the grammar allows within a stretch, and as the first of one.
+        tells: (2, S + 1) bool, where ids are legal that say how long a chunk lasts.
         inside, between: (K, S) int32, see Closing.
+        most: (K,) int64, the largest of `inside` over all states that a walk comes to.
         rounds: further chunks to look at where any number may follow.
         reach: (S + 1, V + 2) int32, fewest tokens to END by way of each column when the member is a
             part of its own; the last row is of those who are there. None where it takes turns.
@@ -40,9 +42,11 @@ class Tables:
 
     next_state: Tensor
     cut: Tensor
-    border: Tensor | None
+    legal: Tensor
+    tells: Tensor
     inside: Tensor
     between: Tensor
+    most: Tensor
     rounds: int
     reach: Tensor | None
     spans: Tensor | None
@@ -72,12 +76,22 @@ class Rules:
             nowhere = np.full((1, grammar.size), -1, dtype=np.int32)  # where a row is that has ended
             self._next_state[name] = self._tensor(np.vstack([grammar.next_state, nowhere]).astype(np.int32))
         closing = closing_whole(grammar) if whole else closing_chunks(grammar, chunks)
+        legal = self._next_state[name] >= 0
+        if not whole:  # what begins a chunk comes first in a stretch and nowhere else
+            cut = self._tensor(grammar.cut)
+            legal = torch.stack([legal & ~cut, legal & cut])
+        else:
+            legal = legal.expand(2, -1, -1)
+        says = torch.zeros_like(legal[0, 0]) if whole or spans is None else ~self._tensor(spans).isnan()
+        reached = np.unique(grammar.next_state[grammar.next_state >= 0])
         return Tables(
             next_state=self._next_state[name],
             cut=self._tensor(grammar.cut),
-            border=None if whole else self._tensor(grammar.cut),
+            legal=legal,
+            tells=(legal & says).any(-1),
             inside=self._tensor(closing.inside),
             between=self._tensor(closing.between),
+            most=self._tensor(closing.inside[:, reached].max(1).astype(np.int64)),
             rounds=rounds_to_see(closing),
             reach=self._tensor(_reach(grammar)) if whole else None,
             spans=None if whole or spans is None else self._tensor(spans),
@@ -169,7 +183,9 @@ class Walker:
         self.total = torch.tensor([len(p.forced) for p in programs], device=plan.device)
         self.again = torch.as_tensor(programs[0].again, device=plan.device)
         self.open = bool(programs[0].again.any())
-        self.extra = torch.arange(plan.rounds, device=plan.device)
+        extra = torch.arange(plan.rounds, device=plan.device)
+        self.more = self.again[:, None] * extra  # (M, K) chunks that rounds add
+        self.more_tags = self.again.sum() * extra  # (K,)
         self.place = self.stop[:, 0].clone()
         self.budget = torch.tensor(plan.budget, device=plan.device) - self.place
         self.stretch = torch.zeros(rows, dtype=torch.long, device=plan.device)
@@ -181,24 +197,23 @@ class Walker:
         self.begun = torch.zeros(rows, dtype=torch.long, device=plan.device)  # of a counted member
         self.count = torch.tensor([len(p.chunks) for p in programs], device=plan.device)
         self.length = self.lasts[:, 0].clone()  # of the turn, quarter notes; NaN until it is known
+        self._look()
 
-    @property
-    def done(self) -> Tensor:
-        """(B,) bool: rows that have come to their END."""
-        return self.place >= self.total
+    def _look(self) -> None:
+        """Write down where rows stand: true until one of them comes to a forced id or its END.
 
-    @property
-    def current(self) -> Tensor:
-        """(B,) index of the wanted member whose stretch a row is in, or comes to next."""
-        return self.member[self.rows, self.stretch]
-
-    @property
-    def way_out(self) -> Tensor:
-        """(B,) each row's next forced id: the only one that may come, or the one that leaves the stretch."""
-        return self.forced[self.rows, self.place]
-
-    def _inside(self) -> Tensor:
-        return self.place == self.stop[self.rows, self.stretch]
+        done (B,) bool: rows that have come to their END. current (B,): index of the wanted member whose
+        stretch a row is in, or comes to next; present: all of these. inside (B,) bool: rows in a stretch;
+        mine: in one of each member. way_out (B,): each row's next forced id: the only one that may come, or
+        what leaves the stretch. still: see `_rest`.
+        """
+        self.done = self.place >= self.total
+        self.current = self.member[self.rows, self.stretch]
+        self.present = set(self.current.tolist()) if len(self.tables) > 1 else {0}
+        self.inside = self.place == self.stop[self.rows, self.stretch]
+        self.mine = {number: self.inside & (self.current == number) for number in sorted(self.present)}
+        self.way_out = self.forced[self.rows, self.place]
+        self.still: tuple[Tensor, Tensor] | None = None
 
     def allowed(self) -> Tensor:
         """(B, C) bool: columns that may come next and from which the row can still end within its budget."""
@@ -206,47 +221,57 @@ class Walker:
             return self.reach[self.state[:, 0]] <= self.budget[:, None]
         if self.counted:
             return self._counted()
-        inside, current = self._inside(), self.current
-        left, rest, between = self._rest(current)
-        ids = [
-            self._ids(number, left[:, number], rest) & (inside & (current == number))[:, None]
-            for number in range(len(self.tables))
-        ]
+        inside = self.inside
+        left, rest, between = self._rest()
+        ids = [self._ids(number, left[:, number], rest) for number in range(len(self.tables))]
         leaves = (rest + between <= self.budget[:, None]) & ~self.fresh[:, None]  # (B, K)
         round_end = self.round_end[self.rows, self.stretch]
         ends = inside & round_end & leaves[:, 0]
         goes_on = leaves[:, 1:].any(1) | (leaves[:, 0] & ~round_end)
         return torch.cat([*ids, ends[:, None], (goes_on | ~inside)[:, None]], dim=1)
 
-    def _rest(self, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _rest(self) -> tuple[Tensor, Tensor, Tensor]:
         """What is to come besides the rest of the current stretch, for each number of added rounds.
 
         Returns (B, M, K) chunks left, (B, K) tokens of all others, and (B, K) tokens of the member
         itself once it is between two stretches.
         """
-        left = self.left[self.rows, self.stretch][:, :, None] + self.again[:, None] * self.extra  # (B, M, K)
-        rest = self.owed[self.rows, self.stretch][:, None] + self.again.sum() * self.extra  # (B, K)
+        if self.still is None:
+            left = self.left[self.rows, self.stretch][:, :, None] + self.more
+            costs = [t.between[left[:, n], self.state[:, n, None]] for n, t in enumerate(self.tables)]
+            cost = torch.stack(costs, dim=1)  # (B, M, K)
+            between = cost[self.rows, self.current]
+            owed = self.owed[self.rows, self.stretch][:, None] + self.more_tags
+            self.still = left, owed + cost.sum(1) - between  # does not change within a stretch
+            return *self.still, between
+        left, rest = self.still
         between = torch.zeros_like(rest)
-        for number, table in enumerate(self.tables):
-            cost = table.between[left[:, number], self.state[:, number, None]]
-            own = (current == number)[:, None]
-            rest = rest + cost.masked_fill(own, 0)
-            between = between + cost.masked_fill(~own, 0)
+        for number in self.mine:
+            cost = self.tables[number].between[left[:, number], self.state[:, number, None]]
+            between = torch.where((self.current == number)[:, None], cost, between)
         return left, rest, between
 
     def _ids(self, number: int, left: Tensor, rest: Tensor) -> Tensor:
-        """(B, V) local ids of one member that may come, were every row in a stretch of it."""
-        table = self.tables[number]
-        after = table.next_state[self.state[:, number]]  # (B, V)
-        legal = after >= 0
-        if table.border is not None:
-            legal &= table.border == self.fresh[:, None]
-        after = after.clamp(min=0).long()
+        """(B, V) local ids of one member that may come in rows in a stretch of it."""
+        table, state, fresh = self.tables[number], self.state[:, number], self.fresh.long()
+        if number not in self.present:
+            return table.cut.new_zeros(1, 1).expand(len(state), len(table.cut))
+        mine = self.mine[number]
+        legal = table.legal[fresh, state] & mine[:, None]
         room = self.budget[:, None] - rest  # (B, K)
+        if bool((mine & (table.most[left[:, 0]] >= room[:, 0])).any()):  # else all that is legal fits
+            legal = legal & self._fits(table, state, left, room)
+        if table.spans is None or not bool((mine & table.tells[fresh, state]).any()):
+            return legal
+        return _in_step(legal, table.spans, self.length[:, None])
+
+    def _fits(self, table: Tables, state: Tensor, left: Tensor, room: Tensor) -> Tensor:
+        """(B, V) ids after which there are tokens enough, for some number of added rounds."""
+        after = table.next_state[state].clamp(min=0).long()  # (B, V)
         fits = table.inside[left[:, :1], after] < room[:, :1]
         for extra in range(1, left.shape[1]):
             fits |= table.inside[left[:, extra, None], after] < room[:, extra, None]
-        return self._in_step(legal & fits, table.spans)
+        return fits
 
     def _counted(self) -> Tensor:
         """(B, C) bool: `allowed` where one member is made in one stretch of a fixed number of chunks."""
@@ -263,10 +288,6 @@ class Walker:
         ends = torch.where(self.done, True, over)[:, None]
         return torch.cat([ids & ~self.done[:, None], torch.zeros_like(ends), ends], dim=1)
 
-    def _in_step(self, legal: Tensor, spans: Tensor | None) -> Tensor:
-        """(B, V) of the legal ids, those that keep the turn's length, wherever there is one that does."""
-        return legal if spans is None else _in_step(legal, spans, self.length[:, None])
-
     def ids(self, column: Tensor) -> Tensor:
         """(B,) global ids of chosen columns (B,)."""
         known = self.columns[column.clamp(max=len(self.columns) - 1)]
@@ -274,26 +295,37 @@ class Walker:
 
     def advance(self, ids: Tensor) -> None:
         """Take the next id of every row, (B,): one that `allowed` allows, PAD for rows that have ended."""
-        inside, current, ended = self._inside(), self.current, self.done
-        out = (ids == self.way_out) & ~ended
-        closed = inside & ~out & (ids == END)
-        for number, table in enumerate(self.tables):
-            mine = inside & ~out & ~closed & (current == number)
-            local = (ids - self.wanted[number].first).clamp(0, table.next_state.shape[1] - 1)
-            state = self.state[:, number]
-            self.state[:, number] = torch.where(mine, table.next_state[state, local], state)
-            if table.spans is not None:
-                unknown = mine & self.length.isnan()
-                self.length = torch.where(unknown, table.spans[local], self.length)
+        out = (ids == self.way_out) & ~self.done
+        closed = self.inside & ~out & (ids == END)
+        moved = out | closed
+        moves = bool(moved.any())
+        for number, mine in self.mine.items():
+            self._step(number, mine & ~moved if moves else mine, ids)
         if self.counted:
             local = (ids - self.wanted[0].first).clamp(0, len(self.tables[0].cut) - 1)
-            self.begun += (inside & ~out & self.tables[0].cut[local]).long()
-        self.budget = self.budget - (~ended).long()
-        over = inside & out & (self.round_end[self.rows, self.stretch] | (not self.open))
-        self.stretch = self.stretch + (inside & out).long()
-        self.place = torch.where(closed, self.total, self.place + out.long())
+            self.begun += (self.inside & ~out & self.tables[0].cut[local]).long()
+        self.budget = self.budget - (~self.done).long()
         self.fresh = out
+        if moves:
+            self._move(out, closed)
+
+    def _step(self, number: int, mine: Tensor, ids: Tensor) -> None:
+        """Rows `mine` (B,) bool take an id of a member within a stretch."""
+        table, state = self.tables[number], self.state[:, number]
+        local = (ids - self.wanted[number].first).clamp(0, table.next_state.shape[1] - 1)
+        self.state[:, number] = torch.where(mine, table.next_state[state, local], state)
+        if table.spans is not None:
+            unknown = mine & self.length.isnan()
+            self.length = torch.where(unknown, table.spans[local], self.length)
+
+    def _move(self, out: Tensor, closed: Tensor) -> None:
+        """Rows `out` (B,) bool take their forced id, rows `closed` END."""
+        leave = self.inside & out
+        over = leave & (self.round_end[self.rows, self.stretch] | (not self.open))
+        self.stretch = self.stretch + leave.long()
+        self.place = torch.where(closed, self.total, self.place + out.long())
         self.length = torch.where(over, self.lasts[self.rows, self.stretch], self.length)
+        self._look()
         if self.reach is not None:
             self.state = self.state.masked_fill(self.done[:, None], len(self.reach) - 1)
 
@@ -317,6 +349,7 @@ class Walker:
         for name in ("place", "budget", "stretch", "state", "fresh", "length"):
             setattr(self, name, getattr(self, name)[rows])
         self.rows = torch.arange(len(rows), device=rows.device)
+        self._look()
 
 
 def _in_step(legal: Tensor, spans: Tensor, lasts: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""One token per row and step with as few operations as it takes: what `GPT.forward` gives, in half the time.
+"""One token per row and step with as few operations as it takes: what `GPT.forward` gives, in less time.
 
 With one token per row a step is made of small products, and calling them costs more than computing them.
 So here the matrices of queries, keys and values are one, weights lie as the product reads them, and every
 norm is two operations: |x| includes columns of x that hold a constant, which makes |x|^2 = sum(x^2) + D eps.
-Its weights are multiplied into the matrix that follows.
+Its weights are multiplied into the matrix that follows. A step of a network of 1.4 M parameters takes 0.40
+of the time of `GPT.forward` for one row and 0.58 for 16, one of 11 M 0.55 and 0.85 (float32, one thread of
+a CPU, 200 steps); laying the weights out takes as long as some 10 steps.
 
 B rows, D width, P further columns, H query heads, G key-value heads, E head width, N angles of the clock.
 """
