@@ -1,13 +1,19 @@
 """Continue, fill, keep a rhythm, count bars: known things stay, asked ones hold. The model is untrained."""
 
 import json
+from functools import partialmethod
 
+import numpy as np
 import pytest
 from test_session import TOYS, new_run, refused
 
 import multimodal_gpt as mm
+from multimodal_gpt.generation.clock import Clock
+from multimodal_gpt.generation.engine import Engine
 from multimodal_gpt.generation.request import from_plain_request
 from multimodal_gpt.generation.sampling import Sampling
+from multimodal_gpt.generation.walker import Plan
+from multimodal_gpt.stream.arrangement import Gap, Layout, to_stream
 
 BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."
 WILD = {"temperature": 3.0, "top_p": None}
@@ -200,3 +206,53 @@ def test_a_request_survives_as_plain_values(real):
         {**plain, "given": {"chords": {"class": "Chords", "fields": {"x": 1}}}},
         real.vocabulary,
     )
+
+
+LAYOUTS = {
+    "plain": ("extend", {"a": BEATS}, None),
+    "together": ("extend", {"a": BEATS, "b": DRUMS}, None),
+    "beside": ("extend", {"a": BEATS, "b": f"{DRUMS} x... x...", "to": "a"}, None),
+    "a gap": ("fill", {"a": BEATS, "bars": (2, 3)}, ("a", 1, 3)),
+    "a gap beside": ("fill", {"a": BEATS, "b": DRUMS, "to": "a", "bars": (2, 4)}, ("a", 1, 4)),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_the_model_sees_what_it_saw_in_training(run, monkeypatch, case):
+    """Ids and times, token by token: those of the stream of a finished document in the same layout."""
+    verb, asked, gap = LAYOUTS[case]
+    rows, made, times = [], [], []
+    generate, tell = Engine.generate, Clock.times
+
+    def watched(engine, asked_rows, *args, **options):
+        rows.extend(asked_rows)
+        made.extend(generate(engine, asked_rows, *args, **options))
+        return made[-len(asked_rows) :]
+
+    def told(clock, walker, ids):
+        found = tell(clock, walker, ids)
+        times.append(float(found[0]))
+        return found
+
+    monkeypatch.setattr(Engine, "generate", watched)
+    monkeypatch.setattr(Clock, "times", told)
+    (piece,) = getattr(run, verb)(**asked, **WILD)
+    names = piece.document.modalities
+    segments = {name: run.vocabulary.encode(name, piece.content(name)) for name in names}
+    order = tuple(tuple(part.split("+")) for part in piece.info["layouts"][0].split(", "))
+    stream = to_stream(run.vocabulary, segments, Layout(order, gap and Gap(*gap)))
+    seen = np.concatenate([rows[0].prompt.ids, made[0].ids])
+    assert seen.tolist() == stream.ids[:-1].tolist()
+    known = len(seen) - len(times)
+    prefix = Plan(run.engine.rules, [rows[0].target], [rows[0].budget]).programs[0].prefix
+    before = np.concatenate([rows[0].prompt.clock, prefix.clock])
+    assert before.tolist() == stream.clock[:known].tolist()
+    assert times[:-1] == stream.clock[known:-2].tolist(), "all but END, which is never read"
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_cached_and_uncached_make_the_same(run, monkeypatch, case):
+    verb, asked, _ = LAYOUTS[case]
+    found = [bars(p) for p in getattr(run, verb)(**asked, n=3, **WILD)]
+    monkeypatch.setattr(Engine, "generate", partialmethod(Engine.generate, cached=False))
+    assert [bars(p) for p in getattr(run, verb)(**asked, n=3, **WILD)] == found
