@@ -256,3 +256,17 @@ def test_cached_and_uncached_make_the_same(run, monkeypatch, case):
     found = [bars(p) for p in getattr(run, verb)(**asked, n=3, **WILD)]
     monkeypatch.setattr(Engine, "generate", partialmethod(Engine.generate, cached=False))
     assert [bars(p) for p in getattr(run, verb)(**asked, n=3, **WILD)] == found
+
+
+def test_of_several_attempts_the_likeliest_is_kept(run):
+    alone = run.generate(to="words", n=4, seed=5, **WILD)
+    (one,) = run.generate(to="words", n=1, seed=5, best_of=6, **WILD)
+    likeliest = run.generate(to="words", n=4, seed=5, best_of=6, **WILD)
+
+    def surprise(piece):
+        return piece.info["bits"]["words"] / (piece.info["tokens"]["words"] + 1)
+
+    assert one.content("words") == likeliest[0].content("words")
+    assert all(surprise(b) <= surprise(a) + 1e-9 for a, b in zip(alone, likeliest, strict=True))
+    assert any(b.info["attempt"] for b in likeliest)
+    assert refused(run.generate, to="words", best_of=0).startswith("best_of: 0 attempts")

@@ -26,6 +26,7 @@ from multimodal_gpt.errors import UserError
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")]
 Number = Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")]
+BestOf = Annotated[int, typer.Option(min=1, help="attempts at each piece; the likeliest is kept")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same files")]
 Out = Annotated[Path, typer.Option(help="folder for the files")]
 Heat = Annotated[str, typer.Option(help="one number, or one per modality: text=0.7,melody=1.0")]
@@ -64,6 +65,7 @@ def generate(
     to: Annotated[str, typer.Option(help="modalities to generate, in order: melody,chords")],
     bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many")] = None,
     number: Number = 1,
+    best_of: BestOf = 1,
     seed: Seed = 0,
     out: Out = Path("out"),
     temperature: Heat = "0.9",
@@ -87,7 +89,15 @@ def generate(
     Example: mmgpt generate runs/demo --text "a jig in D major" --to melody,chords -n 4 --out out
     """
     how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
-    asked = {"to": to, "bars": bars, "n": number, "seed": seed, "temperature": temperature, **how}
+    asked = {
+        "to": to,
+        "bars": bars,
+        "n": number,
+        "best_of": best_of,
+        "seed": seed,
+        "temperature": temperature,
+        **how,
+    }
     _ask("generate", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
 
 
@@ -97,6 +107,7 @@ def extend(
     bars: Annotated[int | None, typer.Option(min=1, help="how many; as the model likes if absent")] = None,
     to: Which = None,
     number: Number = 1,
+    best_of: BestOf = 1,
     seed: Seed = 0,
     out: Out = Path("out"),
     temperature: Heat = "0.9",
@@ -116,7 +127,15 @@ def extend(
     Example: mmgpt continue runs/demo --melody tune.mid --chords tune.mid --bars 8
     """
     how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
-    asked = {"to": to, "bars": bars, "n": number, "seed": seed, "temperature": temperature, **how}
+    asked = {
+        "to": to,
+        "bars": bars,
+        "n": number,
+        "best_of": best_of,
+        "seed": seed,
+        "temperature": temperature,
+        **how,
+    }
     _ask("extend", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
 
 
@@ -126,6 +145,7 @@ def fill(
     bars: Annotated[str, typer.Option(help="first-last, counted from 1: 5-8")],
     to: Which = None,
     number: Number = 1,
+    best_of: BestOf = 1,
     seed: Seed = 0,
     out: Out = Path("out"),
     temperature: Heat = "0.9",
@@ -145,7 +165,15 @@ def fill(
     Example: mmgpt fill runs/demo --melody tune.mid --chords tune.mid --to melody --bars 5-8
     """
     how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
-    asked = {"to": to, "bars": parse_bars(bars), "n": number, "seed": seed, "temperature": temperature, **how}
+    asked = {
+        "to": to,
+        "bars": parse_bars(bars),
+        "n": number,
+        "best_of": best_of,
+        "seed": seed,
+        "temperature": temperature,
+        **how,
+    }
     _ask("fill", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
 
 
@@ -155,6 +183,7 @@ def vary(
     share: Annotated[float, typer.Option(min=0, max=1, help="of the notes get a new pitch")] = 0.3,
     to: Which = None,
     number: Number = 1,
+    best_of: BestOf = 1,
     seed: Seed = 0,
     out: Out = Path("out"),
     temperature: Heat = "0.9",
@@ -174,7 +203,15 @@ def vary(
     Example: mmgpt vary runs/demo --melody tune.mid --chords tune.mid --share 0.5
     """
     how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
-    asked = {"to": to, "share": share, "n": number, "seed": seed, "temperature": temperature, **how}
+    asked = {
+        "to": to,
+        "share": share,
+        "n": number,
+        "best_of": best_of,
+        "seed": seed,
+        "temperature": temperature,
+        **how,
+    }
     _ask("vary", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
 
 
@@ -216,7 +253,7 @@ def _ask(
 
 def _parts(asked: Mapping[str, Any]) -> int:
     """How many parts will be made, as far as the command line tells."""
-    return int(asked["n"]) * (asked["to"].count(",") + 1 if asked["to"] else 1)
+    return int(asked["n"]) * int(asked["best_of"]) * (asked["to"].count(",") + 1 if asked["to"] else 1)
 
 
 def _piece_row(piece: Any, paths: Sequence[Path]) -> tuple[str, str, str]:

@@ -51,18 +51,25 @@ class Draft:
     """A piece in the making.
 
     Args:
-        row: its number.
+        row, attempt: which piece, and which of the attempts at it.
         segments: what is given and what has been made.
-        bits, layouts, warnings: of what has been made.
+        bits, free, layouts, warnings: of what has been made, and how many ids were chosen, not forced.
         spans: when parts of modalities that were known in part were made, (start, stop) in quarter notes.
     """
 
     row: int
+    attempt: int
     segments: Mapping[str, Encoded]
     bits: Mapping[str, float] = field(default_factory=dict)
+    free: int = 0
     layouts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     spans: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+
+    @property
+    def surprise(self) -> float:
+        """Bits for each id that was chosen: the lower, the likelier the model finds it."""
+        return sum(self.bits.values()) / max(1, self.free)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +112,15 @@ class Job:
             self._check_room(query)
 
     def run(self, progress: Progress | None = None) -> list[Draft]:
-        """Make all pieces."""
-        drafts = [Draft(row, self.given) for row in range(self.request.n)]
+        """Make all pieces; of several attempts at one, the likeliest is kept."""
+        tries = self.request.best_of
+        drafts = [
+            Draft(row, attempt, self.given) for row in range(self.request.n) for attempt in range(tries)
+        ]
         for query in self.queries:
             drafts = self._answer(query, drafts, progress)
-        return drafts
+        pieces = (drafts[i : i + tries] for i in range(0, len(drafts), tries))
+        return [min(attempts, key=lambda draft: draft.surprise) for attempts in pieces]
 
     def _check_gap(self, name: str, segment: Encoded) -> None:
         chunks, gap = len(segment.edges) - 1, self.request.gap
@@ -237,7 +248,7 @@ class Job:
         for choice in dict.fromkeys(prompt.choice for prompt, _ in prompts):
             group = [i for i, (prompt, _) in enumerate(prompts) if prompt.choice == choice]
             rows = [
-                Row(p.stream, p.target, p.budget, (self.request.seed, drafts[i].row, query.number))
+                Row(p.stream, p.target, p.budget, self._key(drafts[i], query))
                 for i in group
                 for p in [prompts[i][0]]
             ]
@@ -245,6 +256,10 @@ class Job:
             made = self.engine.generate(rows, self.request.how, progress=report)
             finished |= dict(zip(group, made, strict=True))
         return [self._grown(draft, query, finished[i], *prompts[i]) for i, draft in enumerate(drafts)]
+
+    def _key(self, draft: Draft, query: Query) -> tuple[int, ...]:
+        """What decides the randomness; that of a first attempt does not depend on how many there are."""
+        return (self.request.seed, draft.row, query.number, *([draft.attempt] if draft.attempt else []))
 
     def _grown(
         self, draft: Draft, query: Query, made: Made, prompt: _Prompt, warnings: tuple[str, ...]
@@ -263,6 +278,7 @@ class Job:
             draft,
             segments={**draft.segments, **segments},
             bits={**draft.bits, **made.bits},
+            free=draft.free + made.free,
             layouts=(*draft.layouts, str(prompt.choice)),
             warnings=(*draft.warnings, *warnings),
             spans={**draft.spans, **spans},

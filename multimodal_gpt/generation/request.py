@@ -30,6 +30,7 @@ class Request:
         bars: how many chunks are made of each wanted modality that has chunks; None = as the model likes.
         wishes: what else is asked of wanted ones.
         n: how many pieces.
+        best_of: attempts at each piece, of which the model finds the kept one likeliest.
         seed: decides everything random.
         how: temperature and filters.
         max_tokens: most tokens of each part.
@@ -43,6 +44,7 @@ class Request:
     bars: int | None = None
     wishes: Wishes = field(default_factory=dict)
     n: int = 1
+    best_of: int = 1
     seed: int = 0
     how: Sampling = Sampling()  # noqa: RUF009 (frozen)
     max_tokens: int | None = None
@@ -51,6 +53,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"{self.n} pieces can't be made", "n", "1 or more")
+        if self.best_of < 1:
+            raise UserError(f"{self.best_of} attempts make no piece", "best_of", "1 or more")
         if self.seed < 0:
             raise UserError(f"{self.seed} is negative", "seed", "0 or more")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -77,6 +81,7 @@ class Request:
                 name: {k: to_plain(v) for k, v in wishes.items()} for name, wishes in self.wishes.items()
             },
             "n": self.n,
+            "best_of": self.best_of,
             "seed": self.seed,
             "how": {"temperature": warmth, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p},
             "max_tokens": self.max_tokens,
@@ -102,6 +107,7 @@ def from_plain_request(plain: Mapping[str, Any], vocabulary: Vocabulary) -> Requ
                 for name, wishes in plain["wishes"].items()
             },
             n=plain["n"],
+            best_of=plain["best_of"],
             seed=plain["seed"],
             how=Sampling(**plain["how"]),
             max_tokens=plain["max_tokens"],
@@ -115,6 +121,7 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     """Options of a generation, and what is left of them: what is given, by modality.
 
     n: how many pieces; piece i depends on (seed, i) and not on n (default 1).
+    best_of: attempts at each piece, of which the likeliest is kept: the least bits per chosen id (1).
     seed: decides everything random, 0 or more (0).
     temperature: 0 = always the most likely; one number, or one per modality (0.9).
     top_k, top_p, min_p: filters on what may be drawn, see `generation.sampling` (top_p 0.95). A model of 828
@@ -125,5 +132,7 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     rest = dict(options)
     defaults = {"temperature": 0.9, "top_k": None, "top_p": 0.95, "min_p": None}
     how = Sampling(**{name: rest.pop(name, value) for name, value in defaults.items()})
-    chosen: dict[str, Any] = {name: rest.pop(name) for name in ("n", "seed", "max_tokens") if name in rest}
+    chosen: dict[str, Any] = {
+        name: rest.pop(name) for name in ("n", "best_of", "seed", "max_tokens") if name in rest
+    }
     return {**chosen, "how": how}, rest
