@@ -259,7 +259,8 @@ class Walker:
         mine = self.mine[number]
         legal = table.legal[fresh, state] & mine[:, None]
         room = self.budget[:, None] - rest  # (B, K)
-        if bool((mine & (table.most[left[:, 0]] >= room[:, 0])).any()):  # else all that is legal fits
+        short = (table.most[left] >= room).all(1)  # else all that is legal fits
+        if bool((mine & short).any()):
             legal = legal & self._fits(table, state, left, room)
         if table.spans is None or not bool((mine & table.tells[fresh, state]).any()):
             return legal
