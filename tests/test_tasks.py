@@ -270,3 +270,29 @@ def test_of_several_attempts_the_likeliest_is_kept(run):
     assert all(surprise(b) <= surprise(a) + 1e-9 for a, b in zip(alone, likeliest, strict=True))
     assert any(b.info["attempt"] for b in likeliest)
     assert refused(run.generate, to="words", best_of=0).startswith("best_of: 0 attempts")
+
+
+CASES = [
+    ("generate", {"to": "words"}, None),
+    ("generate", {"to": "a", "bars": 4}, 4),
+    ("generate", {"to": "a+b", "words": "abba"}, None),
+    ("generate", {"to": "b,a", "bars": 3}, 3),
+    ("generate", {"to": "a", "b": DRUMS}, 5),
+    ("extend", {"a": BEATS}, None),
+    ("extend", {"a": BEATS, "words": "ab", "bars": 2}, 7),
+    ("extend", {"a": BEATS, "b": DRUMS, "bars": 3}, 8),
+    ("fill", {"a": BEATS, "bars": (2, 4)}, 5),
+    ("fill", {"a": BEATS, "b": DRUMS, "bars": (3, 3)}, 5),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 5.0, 50.0])
+def test_ten_thousand_pieces_are_legal(run, temperature):
+    """200 of each case at each temperature; the model is untrained, so at 50 its choices are all but even."""
+    for verb, asked, count in CASES:
+        for piece in getattr(run, verb)(**asked, n=200, temperature=temperature, top_p=None, max_tokens=80):
+            for name in piece.made:
+                tokenizer, content = run.vocabulary.tokenizer(name), piece.content(name)
+                assert tokenizer.grammar().accepts(tokenizer.encode(content))
+                assert name == "words" or count in (None, len(content))
