@@ -143,9 +143,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, eps=1e-6)
         # A function of the config, so not part of a checkpoint.
-        self.register_buffer("waves", torch.empty(0), persistent=False)
-        self.register_buffer("beats", torch.empty(0), persistent=False)
-        self.reset_waves()
+        timed = config.clock_angles
+        waves = wave_numbers(config.head_width // 2 - timed, config.rotary_base)
+        self.register_buffer("waves", waves, persistent=False)
+        self.register_buffer("beats", clock_numbers(timed), persistent=False)
         initialise(self)
 
     def forward(
@@ -201,12 +202,6 @@ class GPT(nn.Module):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per target that is not IGNORE, float32; 0 where there is none."""
         return self.loss_sum(hidden, targets)[0] / (targets != IGNORE).sum().clamp(min=1)
-
-    def reset_waves(self) -> None:
-        """Compute the rotary angles anew, for a network that was built without storage."""
-        timed = self.config.clock_angles
-        self.waves = wave_numbers(self.config.head_width // 2 - timed, self.config.rotary_base)
-        self.beats = clock_numbers(timed)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """An empty cache of `length` tokens a row, with the dtype and device of the weights."""

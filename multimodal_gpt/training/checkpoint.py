@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import write_text
@@ -183,13 +184,26 @@ def load_weights(
     if asdict(config) != info["config"]:
         what = f"does not match {RECIPE}: {_differences(info['config'], asdict(config))}"
         raise UserError(what, folder / CHECKPOINT, COPY_AGAIN)
-    with torch.device("meta"):
+    with _Unfilled():
         net = GPT(config)
     weights = read_weights(folder, info)
     _check_names(weights, net, weights_file(folder, info))
     net.load_state_dict(weights, assign=True)
-    net.reset_waves()
     return Loaded(net.to(device).eval().requires_grad_(False), vocabulary, recipe, info)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Weights that will be replaced are not drawn. Pages that nobody writes to take no memory; for those of
+    the meta device torch imports its compiler, which takes two seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
 
 
 def _recipe(path: Path) -> Recipe:
