@@ -143,7 +143,16 @@ def loaded_by(arguments: list[str], folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["generate", "--help"], ["recipes"], ["schema"], ["fetch"]]
+    "arguments",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["lens", "--help"],
+        ["render", "--help"],
+        ["recipes"],
+        ["schema"],
+        ["fetch"],
+    ],
 )
 def test_help_and_recipes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     assert not loaded_by(arguments, tmp_path) & {*HEAVY, "music21", "pyarrow", "symusic", "matplotlib"}
