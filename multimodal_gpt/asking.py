@@ -13,6 +13,8 @@ OPTIONS = (
     "to",
     "bars",
     "number",
+    "best-of",
+    "share",
     "seed",
     "out",
     "temperature",

@@ -60,9 +60,11 @@ class Provenance:
         """What else was asked for."""
         request = _mapping(self.info.get(PACKED))
         begun, gap = ", ".join(map(str, _mapping(request.get("begun")))), _listed(request.get("gap"))
+        shown = _mapping(request.get("shown"))
         rows = [
-            (f"wished of {name}", ", ".join(f"{key} {_said(v)}" for key, v in _mapping(asked).items()))
+            (f"wished of {name}", ", ".join(f"{k} {_said(shown.get(f'{name}.{k}', v))}" for k, v in wishes))
             for name, asked in _mapping(request.get("wishes")).items()
+            for wishes in [_mapping(asked).items()]
         ]
         if len(gap) == 2 and isinstance(gap[0], int):
             rows.append(("filled", f"bars {gap[0] + 1} to {_said(gap[1])} of {begun}"))

@@ -195,6 +195,8 @@ def test_a_request_survives_as_plain_values(real):
     plain = json.loads(json.dumps(pieces[0].info["request"]))
     request = from_plain_request(plain, real.vocabulary)
     assert request.how == Sampling({"melody": 1.5}, None, 0.95, None)
+    assert request.shown == {"chords": CHART, "melody.rhythm": TUNE}
+    assert pieces[0].info["given"] == {"chords": CHART}
     again = real.answer(request)
     assert [p.info for p in again] == [p.info for p in pieces]
     assert [p.content("melody").notes.tolist() for p in again] == [

@@ -34,7 +34,7 @@ class Request:
         seed: decides everything random.
         how: temperature and filters.
         max_tokens: most tokens of each part.
-        shown: what was given, as a reader may see it.
+        shown: what was given, as a reader may see it; under NAME.WISH what a wish's content was.
     """
 
     to: tuple[Part, ...]

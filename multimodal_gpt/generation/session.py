@@ -85,8 +85,8 @@ class Run:
         if both:
             raise UserError(f"'{both[0]}' is both given and asked for", fix="leave it out of one of them")
         contents, shown = self._contents(given)
-        asked = self._wishes(wishes or {}, [name for part in wanted for name in part])
-        request = Request(wanted, contents, bars=bars, wishes=asked, shown=shown, **chosen)
+        asked, meant = self._wishes(wishes or {}, [name for part in wanted for name in part])
+        request = Request(wanted, contents, bars=bars, wishes=asked, shown={**shown, **meant}, **chosen)
         return self.answer(request, progress=progress)
 
     def extend(
@@ -183,8 +183,8 @@ class Run:
         wanted = self._changed(to, tuple(contents))
         begun = {name: contents[name] for part in wanted for name in part}
         others = {name: content for name, content in contents.items() if name not in begun}
-        asked = self._wishes(wishes, list(begun))
-        request = Request(wanted, others, begun, wishes=asked, shown=shown, **how, **chosen)
+        asked, meant = self._wishes(wishes, list(begun))
+        request = Request(wanted, others, begun, wishes=asked, shown={**shown, **meant}, **how, **chosen)
         return self.answer(request, progress=progress)
 
     def _changed(self, to: str | Sequence[str] | None, given: Part) -> tuple[Part, ...]:
@@ -215,18 +215,20 @@ class Run:
         contents = {name: self._content(name, value) for name, value in given.items()}
         return contents, {name: self._shown(name, given[name], c) for name, c in contents.items()}
 
-    def _wishes(self, wishes: Wishes, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Wishes with contents in place of the words and files that name them."""
-        for name in wishes:
+    def _wishes(
+        self, wishes: Wishes, wanted: Sequence[str]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Wishes with contents in place of the words and files that name them, and these words."""
+        asked: dict[str, dict[str, Any]] = {}
+        shown: dict[str, str] = {}
+        for name, values in wishes.items():
             if name not in wanted:
                 raise UserError(f"'{name}' is not made, so nothing can be wished of it", "wishes")
-        return {
-            name: {
-                key: self._content(name, value) if key in self._examples(name) else value
-                for key, value in asked.items()
-            }
-            for name, asked in wishes.items()
-        }
+            asked[name] = dict(values)
+            for key in set(values) & set(self._examples(name)):
+                asked[name][key] = self._content(name, values[key])
+                shown[f"{name}.{key}"] = self._shown(name, values[key], asked[name][key])
+        return asked, shown
 
     def _examples(self, name: str) -> Sequence[str]:
         return getattr(self.vocabulary.tokenizer(name), "examples", ())
@@ -286,7 +288,7 @@ class Run:
             "seed": request.seed,
             "row": draft.row,
             "attempt": draft.attempt,
-            "given": dict(request.shown),
+            "given": {name: words for name, words in request.shown.items() if "." not in name},
             "to": plain["to"],
             "layouts": list(draft.layouts),
             **plain["how"],
