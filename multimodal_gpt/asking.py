@@ -21,6 +21,7 @@ OPTIONS = (
     "top-k",
     "top-p",
     "min-p",
+    "guidance",
     "max-tokens",
     "svg",
     "sheet",

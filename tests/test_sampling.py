@@ -11,6 +11,7 @@ from multimodal_gpt.generation.sampling import (
     Sampling,
     bits,
     draw,
+    guided,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -159,3 +160,15 @@ def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UserError) as caught:
         Sampling(**settings)
     assert str(caught.value).startswith(message)
+
+
+def test_guidance_by_hand():
+    known, unknown = (
+        torch.tensor([[0.5, 0.25, 0.25, 0.0]]).log(),
+        torch.tensor([[0.25, 0.5, 0.25, 0.0]]).log(),
+    )
+    shares = guided(known, unknown, 2.0).softmax(-1)
+    wanted = torch.tensor([[0.5**2 / 0.25, 0.25**2 / 0.5, 0.25, 0.0]])  # known^2 / unknown
+    assert torch.allclose(shares, wanted / wanted.sum())
+    assert torch.equal(guided(known, unknown, 1.0).softmax(-1), known.softmax(-1))
+    assert torch.equal(guided(known, unknown, 0.0).softmax(-1), unknown.softmax(-1))

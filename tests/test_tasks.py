@@ -194,7 +194,7 @@ def test_a_request_survives_as_plain_values(real):
     pieces = real.generate(to="melody", chords=CHART, n=2, seed=7, wishes=asked, temperature={"melody": 1.5})
     plain = json.loads(json.dumps(pieces[0].info["request"]))
     request = from_plain_request(plain, real.vocabulary)
-    assert request.how == Sampling({"melody": 1.5}, None, 0.95, None)
+    assert request.how == Sampling({"melody": 1.5}, None, 0.95, None, None)
     assert request.shown == {"chords": CHART, "melody.rhythm": TUNE}
     assert pieces[0].info["given"] == {"chords": CHART}
     again = real.answer(request)
@@ -272,6 +272,42 @@ def test_of_several_attempts_the_likeliest_is_kept(run):
     assert all(surprise(b) <= surprise(a) + 1e-9 for a, b in zip(alone, likeliest, strict=True))
     assert any(b.info["attempt"] for b in likeliest)
     assert refused(run.generate, to="words", best_of=0).startswith("best_of: 0 attempts")
+
+
+@pytest.fixture
+def sure(run):
+    """The run, with opinions: an untrained model has none."""
+    run.net.embedding.weight.mul_(64)
+    yield run
+    run.net.embedding.weight.div_(64)
+
+
+def test_guidance_by_its_ends(sure):
+    """0: as if nothing stood before; 1: as it is; far: something else again."""
+    run = sure
+    asked = {"to": "a+b", "bars": 3, "n": 4, "seed": 2, **WILD}
+    alone = [bars(p) for p in run.generate(**asked)]
+    told = [bars(p) for p in run.generate(words="abba", **asked)]
+    assert alone != told
+    assert [bars(p) for p in run.generate(words="abba", guidance=0.0, **asked)] == alone
+    assert [bars(p) for p in run.generate(words="abba", guidance=1.0, **asked)] == told
+    far = run.generate(words="abba", guidance=8.0, **asked)
+    assert [bars(p) for p in far] not in (alone, told)
+    assert all(len(bars(p)) == 3 for p in far)
+    (piece,) = run.generate(to="a", bars=2, guidance=2.0)
+    assert piece.info["warnings"] == ["nothing stands before 'a' in [a]: nothing guides it"]
+    assert refused(run.generate, to="a", guidance=-1.0).startswith("guidance: -1.0 is no weight")
+
+
+@pytest.mark.parametrize(
+    "case", [("extend", {"a": BEATS, "words": "ab"}), ("fill", {"a": BEATS, "bars": (2, 3)})]
+)
+def test_guided_cached_and_uncached_make_the_same(run, monkeypatch, case):
+    verb, asked = case
+    asked = {"words": "ab", "to": "a", "guidance": 2.0, "n": 3, **asked, **WILD}
+    found = [bars(p) for p in getattr(run, verb)(**asked)]
+    monkeypatch.setattr(Engine, "generate", partialmethod(Engine.generate, cached=False))
+    assert [bars(p) for p in getattr(run, verb)(**asked)] == found
 
 
 CASES = [

@@ -33,6 +33,10 @@ Heat = Annotated[str, typer.Option(help="one number, or one per modality: text=0
 TopK = Annotated[int | None, typer.Option(min=1, help="sample among the k likeliest")]
 TopP = Annotated[float | None, typer.Option(min=0, max=1, help="sample within this probability")]
 MinP = Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=0, help="follow what stands before more than by itself: 1.5; twice the time"),
+]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
 Device = Annotated[str, typer.Option(help="auto, cpu or gpu")]
 Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
@@ -72,6 +76,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = 0.95,
     min_p: MinP = None,
+    guidance: Guidance = None,
     max_tokens: MaxTokens = None,
     plugin: Plugin = None,
     svg: Svg = False,
@@ -88,7 +93,7 @@ def generate(
 
     Example: mmgpt generate runs/demo --text "a jig in D major" --to melody,chords -n 4 --out out
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
     asked = {
         "to": to,
         "bars": bars,
@@ -114,6 +119,7 @@ def extend(
     top_k: TopK = None,
     top_p: TopP = 0.95,
     min_p: MinP = None,
+    guidance: Guidance = None,
     max_tokens: MaxTokens = None,
     plugin: Plugin = None,
     svg: Svg = False,
@@ -126,7 +132,7 @@ def extend(
 
     Example: mmgpt continue runs/demo --melody tune.mid --chords tune.mid --bars 8
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
     asked = {
         "to": to,
         "bars": bars,
@@ -152,6 +158,7 @@ def fill(
     top_k: TopK = None,
     top_p: TopP = 0.95,
     min_p: MinP = None,
+    guidance: Guidance = None,
     max_tokens: MaxTokens = None,
     plugin: Plugin = None,
     svg: Svg = False,
@@ -164,7 +171,7 @@ def fill(
 
     Example: mmgpt fill runs/demo --melody tune.mid --chords tune.mid --to melody --bars 5-8
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
     asked = {
         "to": to,
         "bars": parse_bars(bars),
@@ -190,6 +197,7 @@ def vary(
     top_k: TopK = None,
     top_p: TopP = 0.95,
     min_p: MinP = None,
+    guidance: Guidance = None,
     max_tokens: MaxTokens = None,
     plugin: Plugin = None,
     svg: Svg = False,
@@ -202,7 +210,7 @@ def vary(
 
     Example: mmgpt vary runs/demo --melody tune.mid --chords tune.mid --share 0.5
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
     asked = {
         "to": to,
         "share": share,

@@ -76,7 +76,8 @@ class Draft:
 class _Prompt:
     """What goes to the engine for one query of one draft.
 
-    `outside`: of each wanted modality, the ids before and after the window.
+    `unguided`: the stream without what stands before the target; None where that is nothing. `outside`: of
+    each wanted modality, the ids before and after the window.
     """
 
     choice: Choice
@@ -84,6 +85,7 @@ class _Prompt:
     target: Target
     least: int
     budget: int
+    unguided: Stream | None
     outside: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     @property
@@ -169,7 +171,10 @@ class Job:
         budget = min(room, max(room // query.turns, least))
         if self.request.max_tokens is not None:
             budget = min(budget, self.request.max_tokens + _known_tokens(target))
-        return _Prompt(choice, stream, target, least, budget, outside)
+        unguided = None
+        if choice.before and self.request.how.guidance is not None:
+            unguided = self._laid_out(replace(choice, before=()), query, segments, begun, window)[0]
+        return _Prompt(choice, stream, target, least, budget, unguided, outside)
 
     def _windows(self, begun: Mapping[str, Encoded]) -> Iterator[tuple[float, float]]:
         """Spans of time, from all to the smallest, that begin and end with chunks of what is begun."""
@@ -229,6 +234,8 @@ class Job:
             if not choice.trained:
                 how = "fills gaps in" if self.request.gap else "makes"
                 warnings.append(f"no arrangement of the recipe {how} '{query}' from [{choice}]: untrained")
+            if self.request.how.guidance is not None and prompt.unguided is None:
+                warnings.append(f"nothing stands before '{query}' in [{choice}]: nothing guides it")
             unused = [n for n in query.known if n not in choice.names]
             if unused:
                 short = set(options[0].names) > set(choice.names)
@@ -248,7 +255,7 @@ class Job:
         for choice in dict.fromkeys(prompt.choice for prompt, _ in prompts):
             group = [i for i, (prompt, _) in enumerate(prompts) if prompt.choice == choice]
             rows = [
-                Row(p.stream, p.target, p.budget, self._key(drafts[i], query))
+                Row(p.stream, p.target, p.budget, self._key(drafts[i], query), p.unguided)
                 for i in group
                 for p in [prompts[i][0]]
             ]

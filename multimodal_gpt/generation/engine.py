@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimodal_gpt.generation.clock import Clock
-from multimodal_gpt.generation.sampling import Sampling, bits, exact, legal_logits, sample, uniforms
+from multimodal_gpt.generation.sampling import Sampling, bits, exact, guided, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Member, Target
 from multimodal_gpt.generation.walker import Plan, Rules, Walker
 from multimodal_gpt.model.decoding import Decoder
@@ -39,12 +39,14 @@ class Row:
         target: the part to make.
         budget: tokens that the part may take, its tags and END included.
         key: numbers that decide the row's randomness.
+        unguided: the prompt without what is to guide the row more, or less, than it would; None = the same.
     """
 
     prompt: Stream
     target: Target
     budget: int
     key: tuple[int, ...] = (0,)
+    unguided: Stream | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +120,11 @@ class _Batch:
         prompts = [_joined(r.prompt, p) for r, p in zip(rows, self.prefixes, strict=True)]
         self.steps = max(r.budget - len(p.ids) for r, p in zip(rows, self.prefixes, strict=True))
         self.clock = Clock(self.plan) if engine.net.config.clock_angles else None
-        self.memory = (
-            _Cached(decoder, prompts, self.steps) if decoder else _Recomputed(engine.net, prompts, self.steps)
-        )
+        self.memory = self._read(engine.net, decoder, prompts)
+        self.unguided: _Cached | _Recomputed | None = None
+        if how.guidance not in (None, 1.0):
+            without = [_joined(r.unguided or r.prompt, p) for r, p in zip(rows, self.prefixes, strict=True)]
+            self.unguided = self._read(engine.net, decoder, without)
         self.walker = Walker(self.plan)
         self.table = engine.net.embedding.weight
         self.head = self.table[self.walker.columns]  # (C - 1, D)
@@ -129,6 +133,9 @@ class _Batch:
         self.temperature = None if how.even else self._tensor(warmth)
         self.numbers = torch.arange(len(rows), device=self.device)
         self.trail = _Trail(len(rows), self.steps, len(self.plan.wanted), self.device)
+
+    def _read(self, net: GPT, decoder: Decoder | None, prompts: list[Stream]) -> _Cached | _Recomputed:
+        return _Cached(decoder, prompts, self.steps) if decoder else _Recomputed(net, prompts, self.steps)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=exact(self.device), device=self.device)
@@ -146,6 +153,8 @@ class _Batch:
                 ids, times = ids[going], None if times is None else times[going]
                 self._keep(going.nonzero()[:, 0])
             self.memory.add(ids, times)
+            if self.unguided is not None:
+                self.unguided.add(ids, times)
         self.trail.write_down(self.numbers)
         return self._made()
 
@@ -153,8 +162,11 @@ class _Batch:
         """(B,) next ids; also writes down what they cost."""
         walker, how = self.walker, self.how
         allowed, member = walker.allowed(), walker.current
-        likely = legal_logits(self._scores(self.memory.hidden), allowed).log_softmax(-1)
-        column = sample(likely, self.uniform[step], self.warmth(member), how)
+        likely = wanted = legal_logits(self._scores(self.memory.hidden), allowed).log_softmax(-1)
+        if self.unguided is not None and how.guidance is not None:
+            without = legal_logits(self._scores(self.unguided.hidden), allowed).log_softmax(-1)
+            wanted = guided(likely, without, how.guidance)
+        column = sample(wanted, self.uniform[step], self.warmth(member), how)
         ids = walker.ids(column)
         self.trail.add(ids, member, bits(likely, column), allowed.sum(1))
         return ids
@@ -171,6 +183,8 @@ class _Batch:
     def _keep(self, rows: Tensor) -> None:
         self.walker.take(rows)
         self.memory.take(rows)
+        if self.unguided is not None:
+            self.unguided.take(rows)
         if self.clock is not None:
             self.clock.take(rows)
         self.trail.write_down(self.numbers)

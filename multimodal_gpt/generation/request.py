@@ -83,7 +83,13 @@ class Request:
             "n": self.n,
             "best_of": self.best_of,
             "seed": self.seed,
-            "how": {"temperature": warmth, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p},
+            "how": {
+                "temperature": warmth,
+                "top_k": how.top_k,
+                "top_p": how.top_p,
+                "min_p": how.min_p,
+                "guidance": how.guidance,
+            },
             "max_tokens": self.max_tokens,
             "shown": dict(self.shown),
         }
@@ -127,10 +133,12 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     top_k, top_p, min_p: filters on what may be drawn, see `generation.sampling` (top_p 0.95). A model of 828
         folk tunes kept 90 % of its notes in one scale at temperature 1, and 99 % at 0.9 with top_p 0.95 (12
         tunes each, given one harmony).
+    guidance: how much more than it would the model follows what stands before the target, words for example:
+        1.5 or 2; None = as it would. Takes twice the time.
     max_tokens: most tokens of each wanted part, not counting known segments that take turns with it.
     """
     rest = dict(options)
-    defaults = {"temperature": 0.9, "top_k": None, "top_p": 0.95, "min_p": None}
+    defaults = {"temperature": 0.9, "top_k": None, "top_p": 0.95, "min_p": None, "guidance": None}
     how = Sampling(**{name: rest.pop(name, value) for name, value in defaults.items()})
     chosen: dict[str, Any] = {
         name: rest.pop(name) for name in ("n", "best_of", "seed", "max_tokens") if name in rest

@@ -25,7 +25,8 @@ RANKED = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How ids are drawn. `temperature` is one number, or one per modality (1.0 where none is named).
+    """How ids are drawn. `temperature` is one number, or one per modality (1.0 where none is named);
+    `guidance` is the weight of `guided`, None for none.
 
     Raises UserError where a value is out of its range.
     """
@@ -34,6 +35,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         warmth = self.temperature
@@ -48,6 +50,8 @@ class Sampling:
             raise UserError(f"{self.top_p} is not a share", "top_p", "above 0, at most 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise UserError(f"{self.min_p} is not a share", "min_p", "from 0 to 1")
+        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
+            raise UserError(f"{self.guidance} is no weight", "guidance", "0 or more; 1 changes nothing")
 
     @property
     def even(self) -> bool:
@@ -70,6 +74,15 @@ def legal_logits(logits: Tensor, allowed: Tensor) -> Tensor:
 def exact(device: torch.device) -> torch.dtype:
     """The dtype that probabilities are computed in: mps knows no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def guided(known: Tensor, unknown: Tensor, weight: float) -> Tensor:
+    """(B, V) logits that lie `weight` times as far from what the model expects without its prompt as with it:
+    classifier-free guidance (Ho and Salimans 2022; for language models Sanchez et al. 2023).
+
+    `known`, `unknown`: log-probabilities with and without, -inf where an id may not come. 1 = `known`.
+    """
+    return torch.where(known > -torch.inf, unknown + weight * (known - unknown), -torch.inf)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
