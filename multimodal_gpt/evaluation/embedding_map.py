@@ -7,8 +7,6 @@ N tokens, D width.
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy as np
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.neighbours import alike, meanings, open_table, spell
 from multimodal_gpt.generation.session import Run
-from multimodal_gpt.stream.picture import FORMATS
+from multimodal_gpt.stream.picture import canvas
 
 LEAST, MOST_NAMED = 3, 160
 """Fewest tokens that make a map, and most that are named in one."""
@@ -79,17 +77,8 @@ def _links(vectors: np.ndarray) -> np.ndarray:
 
 def draw_map(found: EmbeddingMap, kind: str = "png") -> bytes:
     """A map as PNG or SVG; the same map gives the same bytes. Raises UserError for another kind."""
-    if kind not in FORMATS:
-        raise UserError(f"a picture can't be written as '.{kind}'", fix=f"one of .{', .'.join(FORMATS)}")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_INCHES, _INCHES), dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.08, 0.88, 0.82))
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "multimodal_gpt"}):
-        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
+    with canvas(kind, _INCHES, _INCHES) as (figure, file):
+        axes = figure.add_axes((0.09, 0.08, 0.88, 0.82))
         x, y = found.places.T
         for one, other in found.links.tolist():
             axes.plot(x[[one, other]], y[[one, other]], color="0.8", linewidth=0.9, zorder=1)
@@ -104,7 +93,4 @@ def draw_map(found: EmbeddingMap, kind: str = "png") -> bytes:
         axes.set_ylabel(f"second direction ({100 * found.explained[1]:.0f} %)")
         title = f"Where the model keeps its '{found.modality}' tokens\nlines join each to its two nearest"
         axes.set_title(title, loc="left", fontsize=12, parse_math=False)
-        file = io.BytesIO()
-        plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(file, format=kind, metadata=plain)
     return file.getvalue()

@@ -4,19 +4,16 @@ the bits below it, and below those where the model looked before it said one of 
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.lens import Lens, carriers
 from multimodal_gpt.evaluation.looks import Look
-from multimodal_gpt.stream.picture import CHUNKS_PER_LINE, FORMATS, LONGEST_LINE
+from multimodal_gpt.stream.picture import CHUNKS_PER_LINE, LONGEST_LINE, canvas
 
 FULL_COLOUR = 2.5
 """Bits at which a colour is at its deepest: nearly six times as likely."""
@@ -58,27 +55,15 @@ def draw(lens: Lens, kind: str = "png") -> bytes:
     """The picture of a lens as PNG or SVG; the same lens gives the same bytes. Raises UserError for another
     kind.
     """
-    if kind not in FORMATS:
-        raise UserError(f"a picture can't be written as '.{kind}'", fix=f"one of .{', .'.join(FORMATS)}")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     lines = list(_lines(lens))
     height = _TOP + sum(line.height for line in lines) + _BOTTOM
-    figure = Figure(figsize=(_WIDE, height), dpi=110)
-    FigureCanvasAgg(figure)
     # `parse_math`: a dollar sign is a letter here.
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "multimodal_gpt", "font.size": _SIZE}):
-        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
+    with canvas(kind, _WIDE, height, style={"font.size": _SIZE}) as (figure, file):
         _head(figure, lens, height)
         top = height - _TOP
         for number, line in enumerate(lines):
             _draw_line(figure, lens, line, top, height, last=number == len(lines) - 1)
             top -= line.height
-        file = io.BytesIO()
-        plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(file, format=kind, metadata=plain)
     return file.getvalue()
 
 

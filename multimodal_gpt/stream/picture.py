@@ -9,7 +9,8 @@ import inspect
 import io
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,30 +63,42 @@ def draw(
 
     The same contents give the same bytes. Raises UserError for another kind.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if kind not in FORMATS:
-        raise UserError(f"a picture can't be written as '.{kind}'", fix=f"one of .{', .'.join(FORMATS)}")
     end, starts = _extent(contents, vocabulary)
     lines = _lines(end, starts)
     height = INCHES_PER_LINE * len(lines) + INCHES_ABOVE + 0.1
-    figure = Figure(figsize=(INCHES_WIDE, height), dpi=100)
-    FigureCanvasAgg(figure)
-    # Fixed margins: a layout engine draws every line twice.
-    figure.subplots_adjust(0.04, 0.3 / height, 0.99, 1 - INCHES_ABOVE / height, hspace=0.32)
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "multimodal_gpt"}):
-        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
+    with canvas(kind, INCHES_WIDE, height, dpi=100) as (figure, file):
+        # Fixed margins: a layout engine draws every line twice.
+        figure.subplots_adjust(0.04, 0.3 / height, 0.99, 1 - INCHES_ABOVE / height, hspace=0.32)
         for axes, line in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
             _frame(axes, line, starts)
             _draw_line(contents, vocabulary, axes, line, made)
         figure.text(0.04, 1 - 0.08 / height, title, fontsize=10, va="top", parse_math=False)
         _legend(figure, 1 - 0.25 / height, contents, vocabulary, made)
-        file = io.BytesIO()
+    return file.getvalue()
+
+
+@contextmanager
+def canvas(
+    kind: str, width: float, height: float, *, dpi: int = 110, style: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A matplotlib figure of some inches to draw on, and the io.BytesIO that holds it as a file afterwards:
+    the same drawing gives the same bytes.
+
+    `style` goes to matplotlib's rcParams meanwhile. Raises UserError where `kind` is none of FORMATS.
+    """
+    if kind not in FORMATS:
+        raise UserError(f"a picture can't be written as '.{kind}'", fix=f"one of .{', .'.join(FORMATS)}")
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure, file = Figure(figsize=(width, height), dpi=dpi), io.BytesIO()
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "multimodal_gpt", **(style or {})}):
+        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
+        yield figure, file
         nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         figure.savefig(file, format=kind, metadata=nothing)
-    return file.getvalue()
 
 
 def _frame(axes: Any, line: tuple[float, float], starts: np.ndarray) -> None:
