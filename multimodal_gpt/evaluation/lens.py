@@ -14,18 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.evaluation.likelihood import Charges, charge
+from multimodal_gpt.evaluation.likelihood import Charges, charge, tokens_of
 from multimodal_gpt.evaluation.looks import Look, largest, looks_before
 from multimodal_gpt.evaluation.words import Words
 from multimodal_gpt.generation.layout import choices
 from multimodal_gpt.generation.session import Run
-from multimodal_gpt.stream.arrangement import Layout, Part, crop, to_stream
+from multimodal_gpt.stream.arrangement import Part, crop
 from multimodal_gpt.stream.tokenizer import Tokenizer
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 
@@ -176,7 +175,7 @@ def lens(  # noqa: PLR0913 (every option of a look, all by name)
     """
     target, context = _roles(run.vocabulary, tuple(given), of, through)
     part = (start, np.inf if stop is None else stop)
-    segments = {name: _segment(run.vocabulary, name, value, part) for name, value in given.items()}
+    segments = {name: _segment(run, name, value, part) for name, value in given.items()}
     contents = {name: run.vocabulary.decode(name, segment.ids) for name, segment in segments.items()}
     order, warnings = _order(run, segments, target)
     found = _charged(run, segments, order, target)
@@ -232,13 +231,10 @@ def _roles(
     return target, context
 
 
-def _segment(vocabulary: Vocabulary, name: str, value: Any, part: tuple[float, float]) -> Encoded:
+def _segment(run: Run, name: str, value: Any, part: tuple[float, float]) -> Encoded:
     """What is given as ids; of content with times the chunks that begin in a part."""
-    try:
-        content = vocabulary.tokenizer(name).parse(str(value)) if isinstance(value, str | Path) else value
-    except UserError as error:
-        raise error.within(name) from error
-    segment = vocabulary.encode(name, content)
+    vocabulary = run.vocabulary
+    segment = vocabulary.encode(name, run.content(name, value))
     if part == (0.0, np.inf):
         return segment
     cropped = crop({name: segment}, *part)
@@ -259,9 +255,7 @@ def _order(run: Run, segments: Mapping[str, Encoded], target: str) -> tuple[tupl
 
 
 def _charged(run: Run, segments: Mapping[str, Encoded], order: Sequence[Part], target: str) -> Charges:
-    present = (tuple(name for name in part if name in segments) for part in order)
-    stream = to_stream(run.vocabulary, segments, Layout(tuple(part for part in present if part)))
-    tokens, context = len(stream.ids), run.net.config.context
+    tokens, context = tokens_of(segments, order), run.net.config.context
     if tokens > context:
         what = f"together {tokens} tokens, and the model's context is {context}"
         raise UserError(what, ", ".join(segments), "look at a part of it: --start 0 --stop 64")
@@ -274,7 +268,7 @@ def _others(
     """What stands in the context's place, and that in words."""
     if against is None:
         return _moved(run, content, segment)
-    other = _segment(run.vocabulary, segment.modality, against, part)
+    other = _segment(run, segment.modality, against, part)
     return [other], run.vocabulary.tokenizer(segment.modality).show(other.ids)
 
 

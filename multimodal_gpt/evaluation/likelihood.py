@@ -122,7 +122,7 @@ def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
 
 
 def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:
-    if _length(segments, layout) <= context:
+    if tokens_of(segments, layout.order) <= context:
         return [WHOLE]
     times = segments[target].times
     windows: list[Window] = []
@@ -165,13 +165,13 @@ def _earliest(
 
 
 def _fits(segments: Mapping[str, Encoded], layout: Layout, start: float, stop: float, context: int) -> bool:
-    return _length(crop(segments, start, stop), layout) <= context
+    return tokens_of(crop(segments, start, stop), layout.order) <= context
 
 
-def _length(seen: Mapping[str, Encoded], layout: Layout) -> int:
-    """Tokens of the stream of what is there of a layout."""
+def tokens_of(seen: Mapping[str, Encoded], order: Sequence[Part]) -> int:
+    """Tokens of the stream of what is there of an order."""
     lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in seen.items()}
-    return stream_length(lengths, _laid_out(layout.order, seen))
+    return stream_length(lengths, _laid_out(order, seen))
 
 
 def _laid_out(order: Sequence[Part], seen: Mapping[str, Encoded]) -> Layout:

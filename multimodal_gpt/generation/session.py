@@ -151,14 +151,16 @@ class Run:
         Raises UserError as `generate` does.
         """
         chosen, given = settings(options)
-        contents, _ = self._contents(given)
+        contents, shown = self._contents(given)
         able = [n for n in contents if "vary" in getattr(self.vocabulary.tokenizer(n), "wishes", ())]
         wanted = self._changed(to or able, tuple(contents))
-        asked = dict(wishes or {})
-        for name in (name for part in wanted for name in part):
-            asked[name] = {**asked.get(name, {}), "vary": given.pop(name), "share": share}
-        how = {**vars(chosen.pop("how")), **chosen, **given}
-        return self.generate(to=["+".join(p) for p in wanted], wishes=asked, progress=progress, **how)
+        varied = [name for part in wanted for name in part]
+        asked, meant = self._wishes(wishes or {}, varied)
+        for name in varied:
+            asked[name] = {**asked.get(name, {}), "vary": contents.pop(name), "share": share}
+            meant[f"{name}.vary"] = shown.pop(name)
+        request = Request(wanted, contents, wishes=asked, shown={**shown, **meant}, **chosen)
+        return self.answer(request, progress=progress)
 
     def answer(self, request: Request, *, progress: Progress | None = None) -> list[Piece]:
         """The pieces that a request asks for. Raises UserError where it can't be met."""
@@ -213,7 +215,7 @@ class Run:
         for name in given:
             if name not in names:
                 raise UserError(f"there is no modality '{name}' in this run", fix=nearest(name, names))
-        contents = {name: self._content(name, value) for name, value in given.items()}
+        contents = {name: self.content(name, value) for name, value in given.items()}
         return contents, {name: self._shown(name, given[name], c) for name, c in contents.items()}
 
     def _wishes(
@@ -227,14 +229,15 @@ class Run:
                 raise UserError(f"'{name}' is not made, so nothing can be wished of it", "wishes")
             asked[name] = dict(values)
             for key in set(values) & set(self._examples(name)):
-                asked[name][key] = self._content(name, values[key])
+                asked[name][key] = self.content(name, values[key])
                 shown[f"{name}.{key}"] = self._shown(name, values[key], asked[name][key])
         return asked, shown
 
     def _examples(self, name: str) -> Sequence[str]:
         return getattr(self.vocabulary.tokenizer(name), "examples", ())
 
-    def _content(self, name: str, value: Any) -> Any:
+    def content(self, name: str, value: Any) -> Any:
+        """Content of one modality from words, a Path or a content object. Raises UserError."""
         tokenizer = self.vocabulary.tokenizer(name)
         try:
             if isinstance(value, str):
@@ -266,7 +269,7 @@ class Run:
         return Piece(
             document=Document(segments, source=f"seed {request.seed}, piece {draft.row}"),
             made=request.wanted,
-            info={**self._info(draft, request), "request": plain},
+            info={**self._info(draft, request, plain), "request": plain},
             seconds=seconds,
             vocabulary=self.vocabulary,
             made_spans=draft.spans,
@@ -280,9 +283,9 @@ class Run:
             content if like is None or not hasattr(tokenizer, "dressed") else tokenizer.dressed(content, like)
         )
 
-    def _info(self, draft: Draft, request: Request) -> dict[str, Any]:
+    def _info(self, draft: Draft, request: Request, plain: Mapping[str, Any]) -> dict[str, Any]:
         """What a reader wants to know of a piece, as plain values. The same seed gives the same."""
-        made, plain = request.wanted, request.plain()
+        made = request.wanted
         return {
             "made_by": f"multimodal_gpt {__version__}",
             "checkpoint": {key: self.info.get(key) for key in ("sha256", "step", "tokens", "fingerprint")},
