@@ -105,10 +105,15 @@ def parse_bars(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def check_modalities(run: Path, given: Mapping[str, str], to: str | None) -> None:
-    """Raise UserError, with the nearest, on names that the run does not know."""
+def check_run(run: Path) -> None:
+    """Raise UserError where there is no such folder."""
     if not run.is_dir():
         raise UserError("there is no such run folder", run, "train one first: mmgpt demo")
+
+
+def check_modalities(run: Path, given: Mapping[str, str], to: str | None) -> None:
+    """Raise UserError, with the nearest, on names that the run does not know."""
+    check_run(run)
     known = [entry["name"] for entry in read_manifest(run / FILE_NAME)["content"]["modalities"]]
     for name in given:
         if name not in known:

@@ -10,7 +10,7 @@ import typer
 
 from multimodal_gpt import console, provenance
 from multimodal_gpt.asking import parse_plugins
-from multimodal_gpt.commands.options import Force, Json, Plugin, print_json, stdout_for_result
+from multimodal_gpt.commands.options import Device, Force, Json, Plugin, print_json, stdout_for_result
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.files import make_folder, write_bytes
 
@@ -48,7 +48,7 @@ def replay(
         Path | None, typer.Option(metavar="FOLDER", help="where to keep the files; only compared if absent")
     ] = None,
     plugin: Plugin = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +22,17 @@ from multimodal_gpt.asking import (
     split_wishes,
 )
 from multimodal_gpt.commands.files import Sheet, Svg, add_sheets, check_sheets
-from multimodal_gpt.commands.options import Force, Json, Plugin, print_json, stdout_for_result
+from multimodal_gpt.commands.options import (
+    Device,
+    Force,
+    Json,
+    Plugin,
+    RunFolder,
+    print_json,
+    stdout_for_result,
+)
 from multimodal_gpt.errors import UserError
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")]
 Number = Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")]
 BestOf = Annotated[int, typer.Option(min=1, help="attempts at each piece; the likeliest is kept")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same files")]
@@ -38,7 +46,6 @@ Guidance = Annotated[
     typer.Option(min=0, help="follow what stands before more than by itself: 1.5; twice the time"),
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
-Device = Annotated[str, typer.Option(help="auto, cpu or gpu")]
 Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
 
 
@@ -52,22 +59,9 @@ class GenerateCommand(TyperCommand):
         return super().parse_args(ctx, rest)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Where the pieces go, and what else is written."""
-
-    out: Path
-    force: bool
-    svg: bool
-    sheet: bool
-    as_json: bool
-
-
-def generate(
+def _shared(
     ctx: typer.Context,
     run: RunFolder,
-    to: Annotated[str, typer.Option(help="modalities to generate, in order: melody,chords")],
-    bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many")] = None,
     number: Number = 1,
     best_of: BestOf = 1,
     seed: Seed = 0,
@@ -85,6 +79,41 @@ def generate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
+    """What all verbs here take; their own options come after the run."""
+
+
+HOW = ("best_of", "seed", "top_k", "top_p", "min_p", "guidance", "max_tokens")
+"""Those of them that a run takes under the same names."""
+
+
+def _asks(verb: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
+    """Make a function that gives what is special to a question the command that asks it of a run.
+
+    `verb`: the method of `generation.session.Run`.
+    """
+
+    def decorated(own: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+        special = inspect.signature(own, eval_str=True).parameters
+        ctx, run, *shared = inspect.signature(_shared, eval_str=True).parameters.values()
+
+        @wraps(own)
+        def command(ctx: typer.Context, run: Path, **options: Any) -> None:
+            asked = own(**{name: options.pop(name) for name in special})
+            _ask(verb, ctx, run, asked, options)
+
+        signature = inspect.Signature([ctx, run, *special.values(), *shared])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return command
+
+    return decorated
+
+
+@_asks("generate")
+def generate(
+    to: Annotated[str, typer.Option(help="modalities to generate, in order: melody,chords")],
+    bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many")] = None,
+) -> dict[str, Any]:
     """Ask a trained run: some modalities given, others wanted.
 
     Give any modality of the run as --NAME VALUE: --text "a waltz", --chords "Am F C G", --melody tune.mid.
@@ -93,166 +122,69 @@ def generate(
 
     Example: mmgpt generate runs/demo --text "a jig in D major" --to melody,chords -n 4 --out out
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
-    asked = {
-        "to": to,
-        "bars": bars,
-        "n": number,
-        "best_of": best_of,
-        "seed": seed,
-        "temperature": temperature,
-        **how,
-    }
-    _ask("generate", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+    return {"to": to, "bars": bars}
 
 
+@_asks("extend")
 def extend(
-    ctx: typer.Context,
-    run: RunFolder,
     bars: Annotated[int | None, typer.Option(min=1, help="how many; as the model likes if absent")] = None,
     to: Which = None,
-    number: Number = 1,
-    best_of: BestOf = 1,
-    seed: Seed = 0,
-    out: Out = Path("out"),
-    temperature: Heat = "0.9",
-    top_k: TopK = None,
-    top_p: TopP = 0.95,
-    min_p: MinP = None,
-    guidance: Guidance = None,
-    max_tokens: MaxTokens = None,
-    plugin: Plugin = None,
-    svg: Svg = False,
-    sheet: Sheet = False,
-    device: Device = "auto",
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Continue what is given by some bars. Options as for generate.
 
     Example: mmgpt continue runs/demo --melody tune.mid --chords tune.mid --bars 8
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
-    asked = {
-        "to": to,
-        "bars": bars,
-        "n": number,
-        "best_of": best_of,
-        "seed": seed,
-        "temperature": temperature,
-        **how,
-    }
-    _ask("extend", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+    return {"to": to, "bars": bars}
 
 
+@_asks("fill")
 def fill(
-    ctx: typer.Context,
-    run: RunFolder,
     bars: Annotated[str, typer.Option(help="first-last, counted from 1: 5-8")],
     to: Which = None,
-    number: Number = 1,
-    best_of: BestOf = 1,
-    seed: Seed = 0,
-    out: Out = Path("out"),
-    temperature: Heat = "0.9",
-    top_k: TopK = None,
-    top_p: TopP = 0.95,
-    min_p: MinP = None,
-    guidance: Guidance = None,
-    max_tokens: MaxTokens = None,
-    plugin: Plugin = None,
-    svg: Svg = False,
-    sheet: Sheet = False,
-    device: Device = "auto",
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Make some bars of what is given anew; all others stay. Options as for generate.
 
     Example: mmgpt fill runs/demo --melody tune.mid --chords tune.mid --to melody --bars 5-8
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
-    asked = {
-        "to": to,
-        "bars": parse_bars(bars),
-        "n": number,
-        "best_of": best_of,
-        "seed": seed,
-        "temperature": temperature,
-        **how,
-    }
-    _ask("fill", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+    return {"to": to, "bars": parse_bars(bars)}
 
 
+@_asks("vary")
 def vary(
-    ctx: typer.Context,
-    run: RunFolder,
     share: Annotated[float, typer.Option(min=0, max=1, help="of the notes get a new pitch")] = 0.3,
     to: Which = None,
-    number: Number = 1,
-    best_of: BestOf = 1,
-    seed: Seed = 0,
-    out: Out = Path("out"),
-    temperature: Heat = "0.9",
-    top_k: TopK = None,
-    top_p: TopP = 0.95,
-    min_p: MinP = None,
-    guidance: Guidance = None,
-    max_tokens: MaxTokens = None,
-    plugin: Plugin = None,
-    svg: Svg = False,
-    sheet: Sheet = False,
-    device: Device = "auto",
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Give a share of the notes new pitches; the rhythm and all others stay. Options as for generate.
 
     Example: mmgpt vary runs/demo --melody tune.mid --chords tune.mid --share 0.5
     """
-    how = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "max_tokens": max_tokens}
-    asked = {
-        "to": to,
-        "share": share,
-        "n": number,
-        "best_of": best_of,
-        "seed": seed,
-        "temperature": temperature,
-        **how,
-    }
-    _ask("vary", ctx, run, asked, _Answer(out, force, svg, sheet, as_json), plugin, device)
+    return {"to": to, "share": share}
 
 
-def _ask(
-    verb: str,
-    ctx: typer.Context,
-    run: Path,
-    asked: dict[str, Any],
-    answer: _Answer,
-    plugin: Sequence[str] | None,
-    device: str,
-) -> None:
+def _ask(verb: str, ctx: typer.Context, run: Path, asked: dict[str, Any], options: Mapping[str, Any]) -> None:
     """Check all that can be checked before anything heavy is loaded; then make, write and tell."""
     given, wishes = split_wishes(ctx.obj)
-    trusted = parse_plugins(plugin or ())
+    trusted = parse_plugins(options["plugin"] or ())
     check_modalities(run, {**given, **dict.fromkeys(wishes, "")}, asked["to"])
     if verb != "generate" and not given:
         raise UserError(f"nothing is given to {ctx.info_name}", fix="for example --melody tune.mid")
-    check_free(answer.out, asked["n"], force=answer.force)
-    if answer.sheet:
+    number, out, force = options["number"], options["out"], options["force"]
+    check_free(out, number, force=force)
+    if options["sheet"]:
         check_sheets()
-    asked = {**asked, "temperature": parse_temperature(asked["temperature"]), "wishes": wishes, **given}
+    asked |= {"n": number, "temperature": parse_temperature(options["temperature"]), "wishes": wishes}
+    asked |= {name: options[name] for name in HOW}
     from multimodal_gpt.generation import session
     from multimodal_gpt.generation.output import write_all
 
-    with stdout_for_result(answer.as_json), console.progress(_parts(asked), str(ctx.info_name)) as bar:
-        opened = session.load(run, device=device, plugins=trusted)
-        pieces = getattr(opened, verb)(**asked, progress=bar.advance)
-        files = write_all(pieces, answer.out, force=answer.force, svg=answer.svg)
-        files = add_sheets(files, force=answer.force) if answer.sheet else files
+    with stdout_for_result(options["as_json"]), console.progress(_parts(asked), str(ctx.info_name)) as bar:
+        opened = session.load(run, device=options["device"], plugins=trusted)
+        pieces = getattr(opened, verb)(**asked, **given, progress=bar.advance)
+        files = write_all(pieces, out, force=force, svg=options["svg"])
+        files = add_sheets(files, force=force) if options["sheet"] else files
     for warning in dict.fromkeys(w for piece in pieces for w in piece.info["warnings"]):
         console.warn(warning)
-    if answer.as_json:
+    if options["as_json"]:
         print_json([{"files": paths, **piece.info} for piece, paths in zip(pieces, files, strict=True)])
     else:
         rows = [_piece_row(piece, paths) for piece, paths in zip(pieces, files, strict=True)]

@@ -10,12 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from multimodal_gpt import console
-from multimodal_gpt.asking import check_modalities, parse_plugins
-from multimodal_gpt.commands.options import Force, Json, Plugin, print_json, stdout_for_result
+from multimodal_gpt.asking import check_modalities, check_run, parse_plugins
+from multimodal_gpt.commands.options import (
+    Device,
+    Force,
+    Json,
+    Plugin,
+    RunFolder,
+    print_json,
+    stdout_for_result,
+)
 from multimodal_gpt.errors import UserError
-
-Device = Annotated[str, typer.Option(help="auto, cpu or gpu")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")]
 
 
 def lens(
@@ -122,8 +127,7 @@ def neighbours(
     """
     trusted = parse_plugins(plugin or ())
     _check_picture(map_to, force)
-    if not run.is_dir():
-        raise UserError("there is no such run folder", run, "train one first: mmgpt demo")
+    check_run(run)
     from dataclasses import asdict
 
     from multimodal_gpt.evaluation.embedding_map import draw_map, embedding_map

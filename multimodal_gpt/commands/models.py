@@ -16,6 +16,7 @@ from multimodal_gpt.commands.options import (
     Plugin,
     RecipeName,
     Restart,
+    RunFolder,
     print_json,
     stdout_for_result,
 )
@@ -55,7 +56,7 @@ def merge(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")],
+    run: RunFolder,
     to: Annotated[str, typer.Option(help="whose format: transformers")],
     out: Annotated[Path | None, typer.Option(help="folder to write; RUN/transformers if absent")] = None,
     plugin: Plugin = None,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="name of a rec
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as in train.steps=500")
 ]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a trained run")]
+Device = Annotated[str, typer.Option(help="auto, cpu or gpu")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value for a program to read")]
 Force = Annotated[bool, typer.Option("--force", help="replace what is already there")]
 Plugin = Annotated[list[str] | None, typer.Option(help="NAME=FILE.py, a tokenizer file that you trust")]
