@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import mmgpt
 
 from multimodal_gpt import console
 from multimodal_gpt.asking import parse_bars, parse_temperature, split_given, split_wishes
@@ -40,10 +41,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(home)
 
     def run(*words: object) -> Result:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(leaving.value.code or 0), told.out, told.err
+        return mmgpt(capsys, *words)
 
     return run
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import mmgpt
 
-from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.fetch import archive as archives
 from multimodal_gpt.fetch import datasets
@@ -454,10 +454,7 @@ def command(
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(leaving.value.code or 0), told.out, told.err
+        return mmgpt(capsys, *words)
 
     return run
 

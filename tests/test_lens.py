@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import toy_looking
+from command_line import mmgpt
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.attention_weights import attention_weights, mean_weights, rollout, weights
 from multimodal_gpt.evaluation.lens import Lens, carriers, lens
@@ -340,10 +340,7 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
 
     def command(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main(["lens", "run", "--drums", DRUMS, *words])
-        told = capsys.readouterr()
-        return int(leaving.value.code or 0), told.out, told.err
+        return mmgpt(capsys, "lens", "run", "--drums", DRUMS, *words)
 
     code, out, err = command("--beats", BEATS, "--out", "pictures/lens.svg")
     assert code == 0, err

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import toy_looking
+from command_line import mmgpt
 
-from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.embedding_map import draw_map, embedding_map
 from multimodal_gpt.evaluation.neighbours import Neighbours, example, neighbours, open_table, say
@@ -152,10 +152,7 @@ def test_the_command(run: Run, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
 
     def command(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main(["neighbours", *words])
-        told = capsys.readouterr()
-        return int(leaving.value.code or 0), told.out, told.err
+        return mmgpt(capsys, "neighbours", *words)
 
     code, out, err = command("run", "D", "--modality", "chords", "-n", "2", "--map", "roots.svg")
     assert code == 0, err

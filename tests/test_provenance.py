@@ -5,9 +5,9 @@ import shutil
 
 import mido
 import pytest
+from command_line import mmgpt
 
 from multimodal_gpt import provenance
-from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.output import Piece
 from multimodal_gpt.stream.document import Document, Segment
@@ -146,10 +146,8 @@ def test_packing():
 
 
 def shown(capsys, *words) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as leaving:
-        main([str(word) for word in words])
-    told = capsys.readouterr()
-    return int(leaving.value.code or 0), told.out + told.err
+    code, out, err = mmgpt(capsys, *words)
+    return code, out + err
 
 
 def test_show(folder, capsys, monkeypatch):

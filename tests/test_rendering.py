@@ -12,10 +12,10 @@ import mido
 import music21
 import numpy as np
 import pytest
+from command_line import mmgpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.rendering import audio, notation, score, sheet
 from multimodal_gpt.rendering.musicxml import _in_key, to_musicxml
@@ -426,10 +426,8 @@ def test_a_soundfont_that_is_none(tmp_path):
 
 
 def command(capsys, *words) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as leaving:
-        main([str(word) for word in words])
-    told = capsys.readouterr()
-    return int(leaving.value.code or 0), told.out + told.err
+    code, out, err = mmgpt(capsys, *words)
+    return code, out + err
 
 
 def test_render(tune, capsys, tmp_path):

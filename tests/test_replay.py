@@ -5,39 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
+import toy_runs
+from command_line import mmgpt
 
 import multimodal_gpt as mm
 from multimodal_gpt import provenance, replaying
 from multimodal_gpt.cli import main
-from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.output import write_all
-from multimodal_gpt.model.gpt import GPT, gpt_config
-from multimodal_gpt.recipe.load import modalities
-from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.stream.vocabulary import Vocabulary
-from multimodal_gpt.training.checkpoint import save_run
 
 ASK = {"text": "a jig", "to": "chords+melody", "n": 2, "seed": 4, "temperature": 3.0, "max_tokens": 60}
 
 
 def make_run(path: Path, seed: int) -> Path:
-    recipe = Recipe.model_validate(
-        {
-            "tokenizers": {"text": {"encoding": "bytes"}, "chords": {}, "melody": {}},
-            "arrangements": [{"order": ["text", "chords+melody"]}, {"order": ["melody", "text"]}],
-            "model": {"depth": 1, "width": 16, "heads": 2, "context": 200},
-        }
-    )
-    vocabulary = Vocabulary(modalities(recipe))
-    torch.manual_seed(seed)
-    return save_run(
-        path,
-        GPT(gpt_config(recipe.model, vocabulary.table_size)),
-        vocabulary,
-        recipe,
-        {"step": 0, "tokens": 0},
-    )
+    tokenizers = {"text": {"encoding": "bytes"}, "chords": {}, "melody": {}}
+    orders = [["text", "chords+melody"], ["melody", "text"]]
+    return toy_runs.new_run(path, tokenizers, orders, 200, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +87,9 @@ def test_what_differs_is_named(out):
 
 
 def refused(*args, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        replaying.replay(*args, device="cpu", **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    message = toy_runs.refused(replaying.replay, *args, device="cpu", **options)
+    assert "\n" not in message
+    return message
 
 
 def test_refusals(out, tmp_path):
@@ -157,10 +138,7 @@ def test_what_was_asked_for_is_shown(out):
 
 def test_the_verb(out, capsys):
     def command(*words) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(leaving.value.code or 0), told.out, told.err
+        return mmgpt(capsys, *words)
 
     code, said, _ = command("replay", out / "words.txt", "--device", "cpu")
     assert code == 0 and "words.txt" in said and "identical" in said

@@ -7,21 +7,15 @@ import mido
 import numpy as np
 import pytest
 import symusic
-import torch
+from toy_runs import TOYS, new_run, refused
 
 import multimodal_gpt as mm
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation import session
 from multimodal_gpt.generation.layout import Choice, choices, parse_wish
 from multimodal_gpt.generation.output import write_all
-from multimodal_gpt.model.gpt import GPT, gpt_config
-from multimodal_gpt.recipe.load import modalities
-from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.arrangement import Arrangement, merge_chunks
-from multimodal_gpt.stream.vocabulary import Vocabulary
-from multimodal_gpt.training.checkpoint import save_run
 
-TOYS = Path(__file__).parent / "toys"
 TRACKS = '''
 class Tracks(Beats):
     """Beats in a file that can hold several tracks, with a picture."""
@@ -56,20 +50,6 @@ def folder(tmp_path_factory) -> Path:
 def make_run(path: Path, beats: str, context: int) -> Path:
     toys = {"letters": str(TOYS / "letters.py"), "beats": beats, "drums": beats}
     return new_run(path, {name: {"plugin": plugin} for name, plugin in toys.items()}, ORDERS, context)
-
-
-def new_run(path: Path, tokenizers, orders, context: int, clock: float = 0.0, **arrangement) -> Path:
-    recipe = Recipe.model_validate(
-        {
-            "tokenizers": tokenizers,
-            "arrangements": [{"order": order, **arrangement} for order in orders],
-            "model": {"depth": 1, "width": 16, "heads": 2, "context": context, "clock": clock},
-        }
-    )
-    vocabulary = Vocabulary(modalities(recipe))
-    torch.manual_seed(1)
-    net = GPT(gpt_config(recipe.model, vocabulary.table_size))
-    return save_run(path, net, vocabulary, recipe, {"step": 0, "tokens": 0})
 
 
 @pytest.fixture(scope="module")
@@ -250,12 +230,6 @@ def test_a_small_context_is_refused_or_kept(tmp_path, context):
             continue
         for piece in pieces:
             assert piece.content("drums") and piece.content("letters")
-
-
-def refused(call, *args, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*args, **options)
-    return str(caught.value)
 
 
 def test_messages(run, tmp_path):

@@ -5,7 +5,7 @@ from functools import partialmethod
 
 import numpy as np
 import pytest
-from test_session import TOYS, new_run, refused
+from toy_runs import TOYS, new_run, refused
 
 import multimodal_gpt as mm
 from multimodal_gpt.generation.clock import Clock
@@ -28,9 +28,7 @@ def run(tmp_path_factory):
         for n, p in (("words", "letters"), ("a", "beats"), ("b", "beats"))
     }
     orders = [["words", "a+b"], ["b+a"]]
-    folder = new_run(
-        tmp_path_factory.mktemp("tasks") / "run", names, orders, 256, hole=0.2, drop=0.1, clock=0.5
-    )
+    folder = new_run(tmp_path_factory.mktemp("tasks") / "run", names, orders, 256, hole=0.2, drop=0.1)
     return mm.load(folder, device="cpu")
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from toy_runs import TOYS, untrained
 
 from multimodal_gpt.generation.session import Run
-from multimodal_gpt.model.gpt import GPT, gpt_config
-from multimodal_gpt.recipe.load import modalities
-from multimodal_gpt.recipe.schema import Recipe
-from multimodal_gpt.stream.vocabulary import Vocabulary
 from multimodal_gpt.training.checkpoint import Loaded
 
-TOYS = Path(__file__).parent / "toys"
 DRAWN = '''
 class Drawn(Beats):
     """Beats with a picture: a box for each hit."""
@@ -42,9 +37,6 @@ def drawn_plugin(folder: Path) -> str:
 def toy_run(tokenizers: dict[str, Any], orders: list[list[str]], **model: Any) -> Run:
     """An untrained run, always the same."""
     shape = {"depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "context": 256, "clock": 0.5, **model}
-    arrangements = [{"order": order} for order in orders]
-    recipe = Recipe.model_validate({"tokenizers": tokenizers, "arrangements": arrangements, "model": shape})
-    vocabulary = Vocabulary(modalities(recipe))
-    torch.manual_seed(1)
-    net = GPT(gpt_config(recipe.model, vocabulary.table_size)).eval().requires_grad_(False)
+    net, vocabulary, recipe = untrained(tokenizers, orders, shape)
+    net = net.eval().requires_grad_(False)
     return Run(Loaded(net, vocabulary, recipe, {"sha256": "", "step": 0, "tokens": 0, "fingerprint": ""}))
