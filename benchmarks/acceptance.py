@@ -22,42 +22,38 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import multimodal_gpt as mm
-from multimodal_gpt.tokenizers._music import TICKS
+from multimodal_gpt.tokenizers._music import Meter
+from multimodal_gpt.tokenizers._wishes import scale
 
 SEEDS = (0, 1, 2)
 IN_KEY, ENOUGH = 0.75, 11
-SCALES = {
-    "G major": {7, 9, 11, 0, 2, 4, 6},
-    "D minor": {2, 4, 5, 7, 9, 10, 0, 11, 1},
-    "A major": {9, 11, 1, 2, 4, 6, 8},
-}
-FIGURES = {  # key, quarter notes in a bar, melody, chords
+FIGURES = {  # key, meter, melody, chords
     "twinkle": (
         "G major",
-        4.0,
+        Meter(0, 4, 4),
         "G4 G4 D5 D5 | E5 E5 D5:2 | C5 C5 B4 B4 | A4 A4 G4:2",
         "| G | C G | C G | D G |",
     ),
     "greensleeves": (
         "D minor",
-        3.0,
+        Meter(0, 3, 4),
         "D5:2 F5 | G5:2 A5:0.5 Bb5:0.5 | A5 G5:1.5 E5:0.5 | C5 D5 E5",
         "| Dm | C | C | Am |",
     ),
     "jig": (
         "A major",
-        3.0,
+        Meter(0, 6, 8),
         "A4:0.5 C#5:0.5 E5:0.5 A5:0.5 E5:0.5 C#5:0.5 | D5:0.5 F#5:0.5 D5:0.5 E5:0.5 C#5:0.5 A4:0.5 | "
         "B4:0.5 D5:0.5 B4:0.5 G#4:0.5 B4:0.5 D5:0.5 | C#5:0.5 A4:0.5 B4:0.5 A4:1.5",
         "| A | D A | E | A |",
     ),
 }
-METERS = {"twinkle": (4, 4), "greensleeves": (3, 4), "jig": (6, 8)}
 
 
 def main() -> int:
@@ -88,15 +84,10 @@ def main() -> int:
 
 def contents(run: Any, figure: str) -> tuple[Any, Any]:
     """Melody and chords of a figure as contents, in its meter."""
-    from dataclasses import replace
-
-    from multimodal_gpt.tokenizers._music import Meter
-
-    _, _, melody, chords = FIGURES[figure]
-    numerator, denominator = METERS[figure]
+    _, meter, melody, chords = FIGURES[figure]
     tune = run.vocabulary.tokenizer("melody").parse(melody)
-    chart = run.vocabulary.tokenizer("chords").parse(f"{numerator}/{denominator}: {chords}")
-    return replace(tune, meters=(Meter(0, numerator, denominator),)), chart
+    chart = run.vocabulary.tokenizer("chords").parse(f"{meter.numerator}/{meter.denominator}: {chords}")
+    return replace(tune, meters=(meter,)), chart
 
 
 def extend(run: Any, figure: str, melody: Any, chords: Any, seed: int) -> tuple[float, bool]:
@@ -125,7 +116,7 @@ def vary(run: Any, figure: str, melody: Any, chords: Any, seed: int) -> tuple[fl
 def fill(run: Any, figure: str, melody: Any, chords: Any, seed: int) -> tuple[float, bool]:
     """The second and third of four bars."""
     (piece,) = run.fill(melody=melody, chords=chords, to="melody", bars=(2, 3), seed=seed)
-    bar = round(FIGURES[figure][1] * TICKS)
+    bar = FIGURES[figure][1].bar
     notes = piece.content("melody").notes
     new = (notes[:, 0] >= bar) & (notes[:, 0] < 3 * bar)
     old = (melody.notes[:, 0] >= bar) & (melody.notes[:, 0] < 3 * bar)
@@ -142,8 +133,7 @@ TASKS: dict[str, Callable[[Any, str, Any, Any, int], tuple[float, bool]]] = {
 
 def in_key(figure: str, pitches: np.ndarray) -> float:
     """The share of pitches in the scale of the figure's key."""
-    scale = SCALES[FIGURES[figure][0]]
-    return float(np.mean([int(p) % 12 in scale for p in pitches])) if len(pitches) else 0.0
+    return float(scale(FIGURES[figure][0])[pitches % 12].mean()) if len(pitches) else 0.0
 
 
 def same(notes: np.ndarray, others: np.ndarray) -> bool:

@@ -53,7 +53,7 @@ def limited_melody(
     pitches = (np.arange(layout.size) >= layout.pitch) & (np.arange(layout.size) < layout.duration)
     allowed = np.ones(layout.size, dtype=bool)
     if "key" in wishes:
-        allowed[pitches] &= _scale(wishes["key"])[np.arange(128) % 12]
+        allowed[pitches] &= scale(wishes["key"])[np.arange(128) % 12]
     if "range" in wishes:
         lowest, highest = _range(wishes["range"])
         allowed[pitches] &= (np.arange(128) >= lowest) & (np.arange(128) <= highest)
@@ -86,7 +86,7 @@ def limited_chords(grammar: Grammar, wishes: Mapping[str, Any], like: Mapping[st
     if "rhythm" in like:
         grammar = both(grammar, _changes_like(like["rhythm"]))
     if "key" in wishes:
-        grammar = both(grammar, _chords_of(_scale(wishes["key"])))
+        grammar = both(grammar, _chords_of(scale(wishes["key"])))
     if "ending" in wishes:
         symbol = _harmony.parse_symbol(str(wishes["ending"]))
         grammar = both(grammar, _last_symbol(chord_ids.ids_of_symbol(symbol)))
@@ -169,14 +169,14 @@ def _changes_like(ids: np.ndarray) -> Grammar:
     return Grammar(table, final, np.zeros(chord_ids.SIZE, dtype=bool))
 
 
-def _chords_of(scale: np.ndarray) -> Grammar:
-    """Symbols whose tones are all in the scale (12,) bool; after a root, its qualities and basses."""
+def _chords_of(allowed: np.ndarray) -> Grammar:
+    """Symbols whose tones are all `allowed` (12,) bool; after a root, its qualities and basses."""
     table = np.ones((14, chord_ids.SIZE), dtype=np.int32)  # 0 start, 1 between ids, 2 + root
     for root in range(12):
-        table[:, chord_ids.ROOT + root] = root + 2 if scale[root] else -1
-        table[:, chord_ids.BASS + root] = 1 if scale[root] else -1
+        table[:, chord_ids.ROOT + root] = root + 2 if allowed[root] else -1
+        table[:, chord_ids.BASS + root] = 1 if allowed[root] else -1
         for number, quality in enumerate(_harmony.QUALITIES):
-            inside = all(scale[(root + i) % 12] for i in quality.intervals)
+            inside = all(allowed[(root + i) % 12] for i in quality.intervals)
             table[root + 2, chord_ids.QUALITY + number] = 1 if inside else -1
     return Grammar(table, np.arange(14) == 1, np.zeros(chord_ids.SIZE, dtype=bool))
 
@@ -199,18 +199,18 @@ def _last_symbol(symbol: np.ndarray) -> Grammar:
 # Values
 
 
-def _scale(value: object) -> np.ndarray:
-    """(12,) bool pitch classes of a key."""
+def scale(value: object) -> np.ndarray:
+    """(12,) bool pitch classes of a key. Raises UserError."""
     signature = parse_key(str(value))
     if signature is None:
         raise UserError(f"{str(value)!r} is no key", "key", "for example 'D major' or 'E minor'")
     sharps, minor = signature
     tonic = 7 * sharps % 12
-    scale = np.zeros(12, dtype=bool)
-    scale[(tonic + np.array([0, 2, 4, 5, 7, 9, 11])) % 12] = True
+    found = np.zeros(12, dtype=bool)
+    found[(tonic + np.array([0, 2, 4, 5, 7, 9, 11])) % 12] = True
     if minor:
-        scale[[(tonic + 6) % 12, (tonic + 8) % 12]] = True
-    return scale
+        found[[(tonic + 6) % 12, (tonic + 8) % 12]] = True
+    return found
 
 
 def _meter(value: object) -> tuple[int, int]:
