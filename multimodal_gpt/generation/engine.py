@@ -7,7 +7,7 @@ between batch sizes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,11 +98,23 @@ class Engine:
         made: list[Made] = []
         decoder = Decoder(self.net) if cached else None  # made here: the weights may change between calls
         for first in range(0, len(rows), ROWS):
-            batch = rows[first : first + ROWS]
-            made += _Batch(self, batch, how, decoder).run()
+            batch = _Batch(self, rows[first : first + ROWS], how, decoder)
+            for _ in batch.run():
+                pass
+            made += batch.made()
             if progress is not None:
-                progress(len(batch))
+                progress(len(batch.prefixes))
         return made
+
+    @torch.inference_mode()
+    def follow(self, row: Row, how: Sampling = Sampling()) -> Generator[int, None, Made]:  # noqa: B008
+        """Make one row's target and give each id as soon as it is taken, those of its program's prefix left
+        out. What `generate` makes of the row alone is returned at last.
+        """
+        batch = _Batch(self, [row], how, Decoder(self.net))
+        for ids in batch.run():
+            yield int(ids[0])
+        return batch.made()[0]
 
 
 class _Batch:
@@ -140,9 +152,11 @@ class _Batch:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=exact(self.device), device=self.device)
 
-    def run(self) -> list[Made]:
+    def run(self) -> Iterator[Tensor]:
+        """Go to the end of all rows, and give what each of those still going takes, (B,) ids, step by step."""
         for step in range(self.steps):
             ids = self._choose(step)
+            yield ids
             times = None if self.clock is None else self.clock.times(self.walker, ids)
             self.walker.advance(ids)
             going = ~self.walker.done
@@ -155,8 +169,6 @@ class _Batch:
             self.memory.add(ids, times)
             if self.unguided is not None:
                 self.unguided.add(ids, times)
-        self.trail.write_down(self.numbers)
-        return self._made()
 
     def _choose(self, step: int) -> Tensor:
         """(B,) next ids; also writes down what they cost."""
@@ -190,7 +202,9 @@ class _Batch:
         self.trail.write_down(self.numbers)
         self.numbers, self.uniform = self.numbers[rows], self.uniform[:, rows]
 
-    def _made(self) -> list[Made]:
+    def made(self) -> list[Made]:
+        """What has been made of every row, once all steps are done."""
+        self.trail.write_down(self.numbers)
         names = [m.name for m in self.plan.wanted]
         made = []
         trail = self.trail
