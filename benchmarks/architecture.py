@@ -12,8 +12,8 @@ default, with the 95 % paired bootstrap interval over held-out documents (text: 
 `other weights` is the default from other random weights: what luck alone does.
 
 With --clock: half of the angles on the clock or none, segments after one another or turns by the bar. Bits
-per note alone and known, gain and nulls of chords -> melody (multimodal_gpt/evaluation/context_gain.py), and
-by how many bits per note each is worse than the default.
+per note alone and known, the gain of each from the other, and by how many bits per note each is worse than
+the default.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from torch.optim import Optimizer
 from multimodal_gpt.data.datamodule import RowsData
 from multimodal_gpt.data.prepare import prepare
 from multimodal_gpt.data.shards import open_shards
-from multimodal_gpt.evaluation.context_gain import Interval, Piece, measure, ratio_interval
+from multimodal_gpt.evaluation.documents import Piece, holding
 from multimodal_gpt.evaluation.likelihood import LN2, segment_bits
+from multimodal_gpt.evaluation.tables import Figure, ratio
 from multimodal_gpt.model.attention import seen_in
 from multimodal_gpt.model.gpt import GPT, MLP, GPTConfig, gpt_config, initialise
 from multimodal_gpt.model.loss import IGNORE
@@ -297,7 +298,7 @@ def score(net: GPT, data: Data) -> np.ndarray:
     return sums
 
 
-def rounded(interval: Interval) -> dict[str, float]:
+def rounded(interval: Figure) -> dict[str, float]:
     """For printing."""
     return {key: round(value, 4) for key, value in asdict(interval).items()}
 
@@ -315,7 +316,7 @@ def compare(data: Data, names: Sequence[str], seconds: float, seed: int) -> Iter
     for one in contenders:
         nats, targets, own, units = found = score(one.net, data)
         base = found if base is None else base
-        worse = ratio_interval(nats - base[0], targets)
+        worse = ratio(nats - base[0], targets)
         told = {"nats": nats.sum() / targets.sum(), "bits_per_unit": own.sum() / LN2 / units.sum()}
         told["percent"] = 100 * (nats.sum() / base[0].sum() - 1)
         told = {key: round(value, 4) for key, value in told.items()}
@@ -340,11 +341,9 @@ def compare_clocks(folders: Sequence[Path], out: Path, seconds: float, seed: int
         costs = dict(piece_bits(one.net, vocabulary, pieces, orders))
         base = base or costs
         told = {" ".join(key): round(bits.sum() / units[key[0]].sum(), 4) for key, bits in costs.items()}
-        worse = {" ".join(k): rounded(ratio_interval(b - base[k], units[k[0]])) for k, b in costs.items()}
-        gain = measure(one.net, vocabulary, pieces, orders[0], "melody", "chords")
-        back = ratio_interval(costs["chords", "alone"] - costs["chords", "known"], units["chords"])
-        gains = {"chords_to_melody": asdict(gain), "melody_to_chords": rounded(back)}
-        yield {**one.facts, "bits_per_unit": told, "worse": worse, **gains}
+        worse = {" ".join(k): rounded(ratio(b - base[k], units[k[0]])) for k, b in costs.items()}
+        gains = {n: rounded(ratio(costs[n, "alone"] - costs[n, "known"], units[n])) for n in units}
+        yield {**one.facts, "bits_per_unit": told, "worse": worse, "gains": gains}
 
 
 def held_out_pieces(shards: Path) -> list[Piece]:
@@ -352,7 +351,7 @@ def held_out_pieces(shards: Path) -> list[Piece]:
     split = open_shards(shards, "valid")
     documents = map(split.document, range(len(split)))
     pieces = (Piece({s.modality: s for s in d.segments}, d.metadata) for d in documents)
-    return [p for p in pieces if {"chords", "melody"} <= set(p.segments)]
+    return list(holding(pieces, "chords", "melody"))
 
 
 def piece_bits(

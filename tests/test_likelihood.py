@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from multimodal_gpt.evaluation.context_gain import (
-    derange,
-    fit_chunks,
-    lookalikes,
-    ratio_interval,
-    summarise,
-)
+from multimodal_gpt.evaluation.context_gain import derange, fit_chunks, matched
 from multimodal_gpt.evaluation.likelihood import charged_tokens, segment_bits
 from multimodal_gpt.stream.arrangement import Layout, to_stream
 from multimodal_gpt.stream.plugins import Modality
@@ -84,30 +78,6 @@ def test_windows_charge_each_token_once(segments, context):
     assert len(net.seen) > 1
 
 
-def test_ratio_interval_is_a_ratio_of_sums():
-    interval = ratio_interval(np.array([10.0, 0.0, 2.0]), np.array([10, 10, 4]))
-    assert interval.value == pytest.approx(0.5)
-    assert interval.low <= 0.5 <= interval.high
-    alike = ratio_interval(np.full(50, 3.0), np.full(50, 10))
-    assert (alike.low, alike.high) == pytest.approx((0.3, 0.3))
-
-
-def test_the_gain_uses_the_better_base():
-    units = np.array([10, 10])
-    bits = {
-        "known": np.array([20.0, 30]),
-        "stranger": np.array([40.0, 40]),
-        "lookalike": np.array([30.0, 40]),
-    }
-    gain = summarise(
-        "beats", "letters", units, {"alone": np.array([40.0, 40]), **bits}, base=np.array([30.0, 40])
-    )
-    assert gain.alone == pytest.approx(3.5)
-    assert gain.gain.value == pytest.approx(1.0)
-    assert gain.true_minus_lookalike.value == pytest.approx(1.0)
-    assert gain.improved == 1.0
-
-
 def test_a_derangement_moves_everything():
     for seed in range(10):
         order = derange(7, seed)
@@ -117,7 +87,7 @@ def test_a_derangement_moves_everything():
 
 def test_lookalikes_share_the_class():
     metadata = [{"m": "3/4"}, {"m": "4/4"}, {"m": "3/4"}, {"m": "4/4"}, {"m": "6/8"}]
-    chosen = lookalikes(metadata, 0, lambda m: m["m"])
+    chosen = matched(metadata, 0, lambda m: m["m"])
     assert chosen[:4].tolist() == [2, 3, 0, 1]
     assert chosen[4] != 4
 

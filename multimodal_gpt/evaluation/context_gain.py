@@ -10,94 +10,105 @@ bootstrap over pieces, ratio of sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from multimodal_gpt.evaluation.documents import Piece, holding
 from multimodal_gpt.evaluation.likelihood import segment_bits
-from multimodal_gpt.model.gpt import GPT
-from multimodal_gpt.stream.arrangement import Part
+from multimodal_gpt.evaluation.subject import Subject, sources
+from multimodal_gpt.evaluation.tables import HIGHER, MODEL, Figure, Row, Table, ratio_row
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 
-RESAMPLES = 2000
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11, "#": 1, "b": -1}
 """Semitones of a key's letter and of its accidentals."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One held-out document: a segment per modality, and metadata with `key` ("D major") and `meter` where
-    known.
-    """
-
-    segments: Mapping[str, Encoded]
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % bootstrap interval, in bits per unit."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+STRANGER, LOOKALIKE, RIGHT, IMPROVED = "stranger", "lookalike", "true - lookalike", "improved %"
+ABOUT = """Bits per unit of the first that knowing the second saves: with the document's own (model), with
+another document's (stranger), with that of another of the same mode and meter, moved to the same key and
+length (lookalike). The model listens only where true - lookalike is above 0, too. The base is the better of
+the same model without context and, where one was named, a specialist. In brackets: 95 % paired bootstrap over
+documents."""
+FEWEST = 3
+"""Documents without which nothing is said."""
 
 
-def ratio_interval(saved: np.ndarray, units: np.ndarray, seed: int = 0) -> Interval:
-    """sum(saved) / sum(units) over pieces, resampled 2,000 times. `saved` (N,) bits, `units` (N,)."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(units), (RESAMPLES, len(units)))
-    ratios = saved[draws].sum(1) / units[draws].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Interval(float(saved.sum() / units.sum()), float(low), float(high))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Bits per unit of the target, alone and with contexts, and what each context saves."""
-
-    target: str
-    context: str
-    pieces: int
-    units: int
-    alone: float
-    known: float
-    gain: Interval
-    stranger: Interval
-    lookalike: Interval
-    true_minus_lookalike: Interval
-    improved: float
-
-
-def summarise(
-    target: str,
-    context: str,
-    units: np.ndarray,
-    bits: Mapping[str, np.ndarray],
-    base: np.ndarray | None = None,
-) -> Gain:
-    """A Gain from bits per piece (N,) under `alone`, `known`, `stranger` and `lookalike`.
-
-    `base`: bits of a specialist without context; the better of the two in sum is the base of the gain.
-    """
-    alone = bits["alone"] if base is None or bits["alone"].sum() <= base.sum() else base
-    return Gain(
-        target,
-        context,
-        len(units),
-        int(units.sum()),
-        float(alone.sum() / units.sum()),
-        float(bits["known"].sum() / units.sum()),
-        ratio_interval(alone - bits["known"], units),
-        ratio_interval(alone - bits["stranger"], units),
-        ratio_interval(alone - bits["lookalike"], units),
-        ratio_interval(bits["lookalike"] - bits["known"], units),
-        float((bits["known"] < alone).mean()),
+def context_gain(subject: Subject) -> Table:
+    """What knowing another modality saves, for every pair that the run was trained on."""
+    names = subject.run.vocabulary.names
+    pairs = [(target, context) for target in names for context in names if target != context]
+    known = [pair for pair in pairs if subject.layout(pair[0], (pair[1],)) and subject.layout(pair[0], ())]
+    if subject.scope.quick:  # those that take turns: what a shared stream is for
+        timed = {name for name, member in subject.run.engine.rules.members.items() if member.turns}
+        known = [pair for pair in known if timed.issuperset(pair)] or known[:1]
+    rows = [gain_row(subject, *pair) for pair in known]
+    return Table(
+        "gain",
+        "What does knowing another modality save?",
+        ABOUT,
+        (MODEL, STRANGER, LOOKALIKE, RIGHT, IMPROVED),
+        tuple(row for row in rows if row is not None),
+        () if rows else ("the run was not trained to make one modality from another",),
     )
+
+
+def gain_row(subject: Subject, target: str, context: str) -> Row | None:
+    """Gain of `target` from `context` over the pieces that hold both; None where they are too few."""
+    pieces = holding(subject.pieces, target, context)
+    if len(pieces) < FEWEST:
+        return None
+    alone, special = subject.bits(target, (), pieces), subject.specialist_bits(target, pieces)
+    base = alone if special is None or alone.sum() <= special.sum() else special
+    true = subject.bits(target, (context,), pieces)
+    stranger = null_bits(subject, target, context, pieces, strangers(pieces, context, subject))
+    alike = null_bits(subject, target, context, pieces, lookalikes(pieces, context, subject))
+    saved = {
+        MODEL: base - true,
+        STRANGER: base - stranger,
+        LOOKALIKE: base - alike,
+        RIGHT: alike - true,
+    }
+    units = subject.units(target, pieces)
+    unit = subject.run.vocabulary.tokenizer(target).unit
+    row = ratio_row(f"{target} given {context}", f"bits/{unit}", HIGHER, saved, units, sources(pieces))
+    better = Figure(100 * float((true < base).mean()))
+    return replace(row, figures={**row.figures, IMPROVED: better})
+
+
+def null_bits(
+    subject: Subject, target: str, context: str, pieces: Sequence[Piece], others: Sequence[Encoded]
+) -> np.ndarray:
+    """(N,) bits of each piece's target, given another context in place of its own."""
+    choice = subject.layout(target, (context,))
+    if choice is None:
+        raise ValueError(f"the run was not trained to make {target} from {context}")
+    order = [*choice.before, choice.part]
+    costs = []
+    for piece, other in zip(pieces, others, strict=True):
+        both = {target: piece.segments[target], context: other}
+        costs.append(segment_bits(subject.run.net, subject.run.vocabulary, both, order, target))
+        subject.advance(f"{target} with another {context}")
+    return np.array(costs)
+
+
+def strangers(pieces: Sequence[Piece], context: str, subject: Subject) -> list[Encoded]:
+    """Another piece's context for each, cut or repeated to the same length."""
+    others = derange(len(pieces), subject.scope.seed)
+    return [
+        like(pieces[other].segments[context], piece.segments[context], subject.run.vocabulary)
+        for piece, other in zip(pieces, others, strict=True)
+    ]
+
+
+def lookalikes(pieces: Sequence[Piece], context: str, subject: Subject) -> list[Encoded]:
+    """The context of another piece of the same mode and meter for each, moved to its key, at its length."""
+    others = matched([piece.metadata for piece in pieces], subject.scope.seed, _class_of)
+    return [
+        _disguise(pieces[other], piece, context, subject.run.vocabulary)
+        for piece, other in zip(pieces, others, strict=True)
+    ]
 
 
 def derange(count: int, seed: int) -> np.ndarray:
@@ -108,9 +119,7 @@ def derange(count: int, seed: int) -> np.ndarray:
     return other
 
 
-def lookalikes(
-    metadata: Sequence[Mapping[str, object]], seed: int, same: Callable[..., object]
-) -> np.ndarray:
+def matched(metadata: Sequence[Mapping[str, object]], seed: int, same: Callable[..., object]) -> np.ndarray:
     """(N,) another piece of the same class for each piece (any other piece where its class is a single
     one).
     """
@@ -122,6 +131,11 @@ def lookalikes(
         others = others or [i for i in range(len(classes)) if i != place]
         chosen.append(others[rng.integers(len(others))])
     return np.array(chosen)
+
+
+def like(segment: Encoded, true: Encoded, vocabulary: Vocabulary) -> Encoded:
+    """The segment at the length of the true one, where the modality has times."""
+    return segment if segment.clock is None else fit_chunks(segment, true.times, vocabulary)
 
 
 def fit_chunks(segment: Encoded, times: np.ndarray, vocabulary: Vocabulary) -> Encoded:
@@ -139,48 +153,6 @@ def fit_chunks(segment: Encoded, times: np.ndarray, vocabulary: Vocabulary) -> E
     return Encoded(segment.modality, ids, clock, cuts, segment.units)
 
 
-def measure(  # noqa: PLR0913 (one call says all of an experiment)
-    net: GPT,
-    vocabulary: Vocabulary,
-    pieces: Sequence[Piece],
-    order: Sequence[Part],
-    target: str,
-    context: str,
-    *,
-    base: np.ndarray | None = None,
-    seed: int = 0,
-    advance: Callable[[], object] = lambda: None,
-) -> Gain:
-    """Context gain of `target` from `context` over pieces that hold both, with `order` laying out the two.
-
-    `base` (N,): bits of a specialist per piece (see `alone_bits`); `advance` is called after every piece.
-    """
-    strangers = derange(len(pieces), seed)
-    alike = lookalikes([p.metadata for p in pieces], seed, _class_of)
-    bits: dict[str, list[float]] = {"alone": [], "known": [], "stranger": [], "lookalike": []}
-    for place, piece in enumerate(pieces):
-        true, goal = piece.segments[context], piece.segments[target]
-        others = {
-            "known": true,
-            "stranger": fit_chunks(pieces[strangers[place]].segments[context], true.times, vocabulary),
-            "lookalike": _disguise(pieces[alike[place]], piece, context, vocabulary),
-        }
-        bits["alone"].append(segment_bits(net, vocabulary, {target: goal}, ((target,),), target))
-        for name, other in others.items():
-            both = {target: goal, context: other}
-            bits[name].append(segment_bits(net, vocabulary, both, order, target))
-        advance()
-    units = np.array([p.segments[target].units for p in pieces])
-    return summarise(target, context, units, {n: np.array(b) for n, b in bits.items()}, base)
-
-
-def alone_bits(net: GPT, vocabulary: Vocabulary, pieces: Sequence[Piece], target: str) -> np.ndarray:
-    """(N,) bits of the target without context, piece by piece: the base that a specialist offers."""
-    return np.array(
-        [segment_bits(net, vocabulary, {target: p.segments[target]}, ((target,),), target) for p in pieces]
-    )
-
-
 def _class_of(metadata: Mapping[str, Any]) -> tuple[object, object]:
     return str(metadata.get("key", "")).rpartition(" ")[2], metadata.get("meter")
 
@@ -194,7 +166,7 @@ def _disguise(other: Piece, piece: Piece, context: str, vocabulary: Vocabulary) 
     if steps and hasattr(tokenizer, "shift"):
         moved = tokenizer.shift(vocabulary.decode(context, segment.ids), steps)
         segment = segment if moved is None else vocabulary.encode(context, moved)
-    return fit_chunks(segment, piece.segments[context].times, vocabulary)
+    return like(segment, piece.segments[context], vocabulary)
 
 
 def tonic(metadata: Mapping[str, Any]) -> int:

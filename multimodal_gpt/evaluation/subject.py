@@ -1,0 +1,115 @@
+"""A run that is judged, the documents it is judged by, and how thoroughly.
+
+N documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from multimodal_gpt.evaluation.documents import Piece, holding
+from multimodal_gpt.evaluation.likelihood import segment_bits
+from multimodal_gpt.generation.layout import Choice, choices
+from multimodal_gpt.generation.session import Run
+from multimodal_gpt.model.gpt import GPT
+from multimodal_gpt.stream.vocabulary import Encoded
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured.
+
+    Args:
+        documents: at most so many held-out documents are scored; None = all.
+        samples: so many pieces are made for each question that needs new ones.
+        seed: decides everything random.
+        quick: leave out what takes longest.
+    """
+
+    documents: int | None = None
+    samples: int = 64
+    seed: int = 0
+    quick: bool = False
+
+
+QUICK = Scope(documents=24, samples=8, quick=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a question is put to.
+
+    Args:
+        run: the run.
+        pieces: held-out documents, already no more than the scope wants.
+        training: what it learnt from, unmoved; empty where that is not known.
+        scope: how much is measured.
+        specialists: modality -> a run that knows nothing else: the base that context has to beat.
+        advance: called after each step of the work with a note on what was done.
+    """
+
+    run: Run
+    pieces: tuple[Piece, ...]
+    training: tuple[Piece, ...] = ()
+    scope: Scope = Scope()
+    specialists: Mapping[str, Run] = field(default_factory=dict)
+    advance: Callable[[str], object] = lambda note: None
+
+    def layout(self, target: str, known: Sequence[str]) -> Choice | None:
+        """How the model was trained to make a target that knows these; None where it never was."""
+        best = choices(self.run.arrangements, list(known), (target,))[0]
+        return best if best.trained and {target, *known} == set(best.names) else None
+
+    def bits(self, target: str, known: tuple[str, ...], pieces: Sequence[Piece]) -> np.ndarray:
+        """(N,) bits of the target of each piece, which must hold it and what is known; computed once."""
+        choice = self.layout(target, known)
+        if choice is None:
+            raise ValueError(f"the run was not trained to make {target} from {known}")
+        order = [*choice.before, choice.part]
+        for piece in pieces:
+            if (piece.source, target, known) not in self._known:
+                segments = {name: piece.segments[name] for name in (target, *known)}
+                cost = segment_bits(self.run.net, self.run.vocabulary, segments, order, target)
+                self._known[piece.source, target, known] = cost
+                self.advance(f"likelihood of {target}")
+        return np.array([self._known[piece.source, target, known] for piece in pieces])
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, tuple[str, ...]], float]:
+        return {}
+
+    @cached_property
+    def untrained(self) -> GPT:
+        """A network of the same shape that has learnt nothing."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.scope.seed)
+            return GPT(self.run.net.config).eval().to(self.run.engine.device)
+
+    def specialist_bits(self, target: str, pieces: Sequence[Piece]) -> np.ndarray | None:
+        """(N,) bits of the target to the run that knows nothing else; None where there is none."""
+        run = self.specialists.get(target)
+        if run is None:
+            return None
+        own, other = self.run.vocabulary, run.vocabulary
+        again = (other.encode(target, own.decode(target, p.segments[target].ids)) for p in pieces)
+        costs = [segment_bits(run.net, other, {target: s}, ((target,),), target) for s in again]
+        return np.array(costs)
+
+    def units(self, target: str, pieces: Sequence[Piece]) -> np.ndarray:
+        """(N,) how many units the target of each piece has."""
+        return np.array([piece.segments[target].units for piece in pieces], dtype=float)
+
+    def learnt(self, name: str) -> list[Encoded]:
+        """Segments of a modality in the training documents."""
+        return [piece.segments[name] for piece in holding(self.training, name)]
+
+
+def sources(pieces: Sequence[Piece]) -> tuple[str, ...]:
+    """Names of documents."""
+    return tuple(piece.source for piece in pieces)
