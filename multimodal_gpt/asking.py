@@ -23,6 +23,7 @@ OPTIONS = (
     "min-p",
     "guidance",
     "max-tokens",
+    "stream",
     "svg",
     "sheet",
     "plugin",

@@ -133,9 +133,9 @@ def _ruled_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[st
     Console().print(ruled)
 
 
-def say(text: str) -> None:
+def say(text: str, end: str = "\n") -> None:
     """Print a line on stdout, for results."""
-    print(text, flush=True)
+    print(text, end=end, flush=True)
 
 
 def warn(text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -33,6 +35,11 @@ from multimodal_gpt.commands.options import (
 )
 from multimodal_gpt.errors import UserError
 
+if TYPE_CHECKING:
+    from multimodal_gpt.generation.drafting import Progress
+    from multimodal_gpt.generation.output import Piece
+    from multimodal_gpt.generation.streaming import Streaming
+
 Number = Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")]
 BestOf = Annotated[int, typer.Option(min=1, help="attempts at each piece; the likeliest is kept")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same files")]
@@ -46,6 +53,7 @@ Guidance = Annotated[
     typer.Option(min=0, help="follow what stands before more than by itself: 1.5; twice the time"),
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
+Live = Annotated[bool, typer.Option("--stream", help="show what is made while it is made; one piece")]
 Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
 
 
@@ -72,6 +80,7 @@ def _shared(
     min_p: MinP = None,
     guidance: Guidance = None,
     max_tokens: MaxTokens = None,
+    stream: Live = False,
     plugin: Plugin = None,
     svg: Svg = False,
     sheet: Sheet = False,
@@ -170,6 +179,8 @@ def _ask(verb: str, ctx: typer.Context, run: Path, asked: dict[str, Any], option
         raise UserError(f"nothing is given to {ctx.info_name}", fix="for example --melody tune.mid")
     number, out, force = options["number"], options["out"], options["force"]
     check_free(out, number, force=force)
+    if options["stream"] and (number > 1 or options["best_of"] > 1):
+        raise UserError("one piece at a time can be watched", "--stream", "leave out --number and --best-of")
     if options["sheet"]:
         check_sheets()
     asked |= {"n": number, "temperature": parse_temperature(options["temperature"]), "wishes": wishes}
@@ -177,9 +188,12 @@ def _ask(verb: str, ctx: typer.Context, run: Path, asked: dict[str, Any], option
     from multimodal_gpt.generation import session
     from multimodal_gpt.generation.output import write_all
 
-    with stdout_for_result(options["as_json"]), console.progress(_parts(asked), str(ctx.info_name)) as bar:
+    with stdout_for_result(options["as_json"]), _progress(asked, ctx, options["stream"]) as report:
         opened = session.load(run, device=options["device"], plugins=trusted)
-        pieces = getattr(opened, verb)(**asked, **given, progress=bar.advance)
+        if report is None:
+            pieces = [_watched(opened.stream(verb, **asked, **given))]
+        else:
+            pieces = getattr(opened, verb)(**asked, **given, progress=report)
         files = write_all(pieces, out, force=force, svg=options["svg"])
         files = add_sheets(files, force=force) if options["sheet"] else files
     for warning in dict.fromkeys(w for piece in pieces for w in piece.info["warnings"]):
@@ -189,6 +203,36 @@ def _ask(verb: str, ctx: typer.Context, run: Path, asked: dict[str, Any], option
     else:
         rows = [_piece_row(piece, paths) for piece, paths in zip(pieces, files, strict=True)]
         console.table("", ["piece", "made", "files"], rows)
+
+
+@contextmanager
+def _progress(asked: Mapping[str, Any], ctx: typer.Context, stream: bool) -> Iterator[Progress | None]:
+    """A bar that counts finished parts; none where they are shown while they are made."""
+    if stream:
+        yield None
+        return
+    with console.progress(_parts(asked), str(ctx.info_name)) as bar:
+        yield bar.advance
+
+
+def _watched(chunks: Streaming) -> Piece:
+    """Show chunks as they come: a line each, or words in one line that grows; gives the finished piece."""
+    for name, stretch in groupby(chunks, lambda chunk: chunk.modality):
+        label = f"{name}: "
+        for chunk in stretch:
+            if chunk.begin is None and isinstance(chunk.content, str):
+                console.say(label + _printable(chunk.content), end="")
+                label = ""
+            else:
+                console.say(f"{name}: {chunk.shown}")
+        if not label:
+            console.say("")
+    return chunks.piece
+
+
+def _printable(words: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in words)
 
 
 def _parts(asked: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ the place; what lies outside is put back afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ from multimodal_gpt.generation.closing import FAR
 from multimodal_gpt.generation.engine import Engine, Made, Row
 from multimodal_gpt.generation.layout import Choice, choices, lay_out, lay_out_gap
 from multimodal_gpt.generation.request import Request
-from multimodal_gpt.generation.target import NEAR, Target, chunk_lasts
+from multimodal_gpt.generation.streaming import Chunk, Splitter
+from multimodal_gpt.generation.target import NEAR, Target, build_program, chunk_lasts
 from multimodal_gpt.stream.arrangement import Arrangement, Gap, Part, Stream, crop, from_stream
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.limits import is_possible
@@ -102,6 +103,7 @@ class Job:
     ) -> None:
         self.vocabulary, self.request = vocabulary, request
         limited, known = _limited(vocabulary, request), engine.rules.members
+        self.plain = known
         self.members = {n: replace(m, grammar=limited.get(n, m.grammar)) for n, m in known.items()}
         self.engine = Engine(engine.net, self.members) if limited else engine
         self.given = {name: vocabulary.encode(name, content) for name, content in request.given.items()}
@@ -123,6 +125,13 @@ class Job:
             drafts = self._answer(query, drafts, progress)
         pieces = (drafts[i : i + tries] for i in range(0, len(drafts), tries))
         return [min(attempts, key=lambda draft: draft.surprise) for attempts in pieces]
+
+    def stream(self) -> Generator[Chunk, None, Draft]:
+        """Make the first attempt at the first piece and give its chunks as they are finished."""
+        draft = Draft(0, 0, self.given)
+        for query in self.queries:
+            draft = yield from self._watched(query, draft)
+        return draft
 
     def _check_gap(self, name: str, segment: Encoded) -> None:
         chunks, gap = len(segment.edges) - 1, self.request.gap
@@ -254,15 +263,31 @@ class Job:
         finished: dict[int, Made] = {}
         for choice in dict.fromkeys(prompt.choice for prompt, _ in prompts):
             group = [i for i, (prompt, _) in enumerate(prompts) if prompt.choice == choice]
-            rows = [
-                Row(p.stream, p.target, p.budget, self._key(drafts[i], query), p.unguided)
-                for i in group
-                for p in [prompts[i][0]]
-            ]
+            rows = [self._row(prompts[i][0], drafts[i], query) for i in group]
             report = None if progress is None else lambda count: progress(count, str(query))
             made = self.engine.generate(rows, self.request.how, progress=report)
             finished |= dict(zip(group, made, strict=True))
         return [self._grown(draft, query, finished[i], *prompts[i]) for i, draft in enumerate(drafts)]
+
+    def _watched(self, query: Query, draft: Draft) -> Generator[Chunk, None, Draft]:
+        """Make one part and give its chunks as they are finished."""
+        prompt, warnings = self._first_that_fits(query, draft)
+        row = self._row(prompt, draft, query)
+        before = {name: self._before(name) for name in query.wanted}
+        prefix = build_program(row.target, self.members, row.budget).prefix.ids
+        splitter = Splitter(self.vocabulary, self.plain, prefix, before)
+        made = yield from _each(self.engine.follow(row, self.request.how), splitter)
+        return self._grown(draft, query, made, prompt, warnings)
+
+    def _before(self, name: str) -> np.ndarray:
+        """Local ids of a wanted modality that stand before those that are made."""
+        if name not in self.begun:
+            return np.empty(0, dtype=np.int32)
+        segment, gap = self.begun[name], self.request.gap
+        return segment.ids[: segment.edges[gap[0]]] if gap else segment.ids
+
+    def _row(self, prompt: _Prompt, draft: Draft, query: Query) -> Row:
+        return Row(prompt.stream, prompt.target, prompt.budget, self._key(draft, query), prompt.unguided)
 
     def _key(self, draft: Draft, query: Query) -> tuple[int, ...]:
         """What decides the randomness; that of a first attempt does not depend on how many there are."""
@@ -300,6 +325,17 @@ class Job:
         times = [*segment.times.tolist(), float("inf")]
         first, last = self.request.gap or (len(begun.edges) - 1, len(times) - 1)
         return times[first], times[last]
+
+
+def _each(steps: Generator[int, None, Made], splitter: Splitter) -> Generator[Chunk, None, Made]:
+    """The chunks in what the engine does, and at last what it made."""
+    while True:
+        try:
+            token = next(steps)
+        except StopIteration as end:
+            made: Made = end.value
+            return made
+        yield from splitter.add(token)
 
 
 def _limited(vocabulary: Vocabulary, request: Request) -> dict[str, Grammar]:

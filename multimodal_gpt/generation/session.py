@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from multimodal_gpt import __version__
-from multimodal_gpt.errors import UserError, nearest
+from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.drafting import Draft, Job, Progress
 from multimodal_gpt.generation.engine import Engine
-from multimodal_gpt.generation.layout import parse_wish
 from multimodal_gpt.generation.output import Piece
-from multimodal_gpt.generation.request import Request, Wishes, settings
+from multimodal_gpt.generation.questions import Questions
+from multimodal_gpt.generation.request import Request, Wishes
+from multimodal_gpt.generation.streaming import Streaming
 from multimodal_gpt.generation.target import members_of
 from multimodal_gpt.recipe.load import arrangements
-from multimodal_gpt.stream.arrangement import Part
 from multimodal_gpt.stream.document import Document, Segment
 from multimodal_gpt.training.checkpoint import Loaded, load_weights
 
@@ -56,6 +56,7 @@ class Run:
         self.recipe, self.info = loaded.recipe, loaded.info
         self.engine = Engine(self.net, members_of(self.vocabulary))
         self.arrangements = arrangements(self.recipe, self.vocabulary)
+        self.questions = Questions(self.vocabulary, self.engine.rules.members, self.arrangements)
 
     def generate(
         self,
@@ -80,15 +81,7 @@ class Run:
         Raises UserError on unknown names, contents that can't be used, wishes that can't be met, and a prompt
         that leaves no room.
         """
-        chosen, given = settings(options)
-        wanted = parse_wish(to, self.vocabulary.names)
-        both = [name for part in wanted for name in part if name in given]
-        if both:
-            raise UserError(f"'{both[0]}' is both given and asked for", fix="leave it out of one of them")
-        contents, shown = self._contents(given)
-        asked, meant = self._wishes(wishes or {}, [name for part in wanted for name in part])
-        request = Request(wanted, contents, bars=bars, wishes=asked, shown={**shown, **meant}, **chosen)
-        return self.answer(request, progress=progress)
+        return self._ask("generate", progress, to=to, bars=bars, wishes=wishes, **options)
 
     def extend(
         self,
@@ -108,7 +101,7 @@ class Run:
 
         Raises UserError as `generate` does.
         """
-        return self._change(to, wishes or {}, options, progress, bars=bars)
+        return self._ask("extend", progress, to=to, bars=bars, wishes=wishes, **options)
 
     def fill(
         self,
@@ -127,10 +120,7 @@ class Run:
 
         Raises UserError as `generate` does.
         """
-        first, last = bars
-        if not 1 <= first <= last:
-            raise UserError(f"{first}-{last} are no bars", "bars", "first-last, counted from 1")
-        return self._change(to, wishes or {}, options, progress, gap=(first - 1, last))
+        return self._ask("fill", progress, to=to, bars=bars, wishes=wishes, **options)
 
     def vary(
         self,
@@ -150,116 +140,50 @@ class Run:
 
         Raises UserError as `generate` does.
         """
-        chosen, given = settings(options)
-        contents, shown = self._contents(given)
-        able = [n for n in contents if "vary" in getattr(self.vocabulary.tokenizer(n), "wishes", ())]
-        wanted = self._changed(to or able, tuple(contents))
-        varied = [name for part in wanted for name in part]
-        asked, meant = self._wishes(wishes or {}, varied)
-        for name in varied:
-            asked[name] = {**asked.get(name, {}), "vary": contents.pop(name), "share": share}
-            meant[f"{name}.vary"] = shown.pop(name)
-        request = Request(wanted, contents, wishes=asked, shown={**shown, **meant}, **chosen)
-        return self.answer(request, progress=progress)
+        return self._ask("vary", progress, to=to, share=share, wishes=wishes, **options)
+
+    def stream(self, verb: str = "generate", **asked: Any) -> Streaming:
+        """Make one piece and give its chunks as they are finished.
+
+        Args:
+            verb: what else can be asked: "extend", "fill" or "vary".
+            asked: as for the method of that name; the same `seed` makes the same piece, the first of its n.
+
+        Raises UserError as that method does, and where more than one piece, or attempt at it, is asked for.
+
+        Example: `for chunk in run.stream(to="a+b", bars=8): print(chunk.modality, chunk.content)`
+        """
+        return self.answer_as_stream(self.questions.ask(verb, asked))
 
     def answer(self, request: Request, *, progress: Progress | None = None) -> list[Piece]:
         """The pieces that a request asks for. Raises UserError where it can't be met."""
         started = time.perf_counter()
-        warmth = request.how.temperature
-        for name in warmth if isinstance(warmth, Mapping) else ():
-            self.vocabulary.range(name)
-        drafts = Job(self.engine, self.vocabulary, self.arrangements, request).run(progress)
+        drafts = self._job(request).run(progress)
         seconds = (time.perf_counter() - started) / request.n
         plain = request.plain()
         return [self._piece(draft, request, plain, seconds) for draft in drafts]
 
-    def _change(
-        self,
-        to: str | Sequence[str] | None,
-        wishes: Wishes,
-        options: Mapping[str, Any],
-        progress: Progress | None,
-        **how: Any,
-    ) -> list[Piece]:
-        chosen, given = settings(options)
-        contents, shown = self._contents(given)
-        wanted = self._changed(to, tuple(contents))
-        begun = {name: contents[name] for part in wanted for name in part}
-        others = {name: content for name, content in contents.items() if name not in begun}
-        asked, meant = self._wishes(wishes, list(begun))
-        request = Request(wanted, others, begun, wishes=asked, shown={**shown, **meant}, **how, **chosen)
-        return self.answer(request, progress=progress)
-
-    def _changed(self, to: str | Sequence[str] | None, given: Part) -> tuple[Part, ...]:
-        """The parts to change: what was named, or all that is given and has chunks."""
-        if to is not None:
-            wanted = parse_wish(to, self.vocabulary.names)
-            for name in (name for part in wanted for name in part):
-                if name not in given:
-                    raise UserError(f"'{name}' is not given", "to", f"give it as {name}=...")
-            return wanted
-        turning = [name for name in given if self.engine.rules.members[name].turns]
-        if not turning:
-            raise UserError("nothing is given that has bars", fix="give it, or name it with `to`")
-        for arrangement in self.arrangements:
-            for part in arrangement.order:
-                if set(turning) <= set(part):
-                    return (tuple(name for name in part if name in turning),)
-        return tuple((name,) for name in turning)
-
-    # What was given
-
-    def _contents(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Contents of what is given, and the words that tell a reader what that was."""
-        names = self.vocabulary.names
-        for name in given:
-            if name not in names:
-                raise UserError(f"there is no modality '{name}' in this run", fix=nearest(name, names))
-        contents = {name: self.content(name, value) for name, value in given.items()}
-        return contents, {name: self._shown(name, given[name], c) for name, c in contents.items()}
-
-    def _wishes(
-        self, wishes: Wishes, wanted: Sequence[str]
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Wishes with contents in place of the words and files that name them, and these words."""
-        asked: dict[str, dict[str, Any]] = {}
-        shown: dict[str, str] = {}
-        for name, values in wishes.items():
-            if name not in wanted:
-                raise UserError(f"'{name}' is not made, so nothing can be wished of it", "wishes")
-            asked[name] = dict(values)
-            for key in set(values) & set(self._examples(name)):
-                asked[name][key] = self.content(name, values[key])
-                shown[f"{name}.{key}"] = self._shown(name, values[key], asked[name][key])
-        return asked, shown
-
-    def _examples(self, name: str) -> Sequence[str]:
-        return getattr(self.vocabulary.tokenizer(name), "examples", ())
+    def answer_as_stream(self, request: Request) -> Streaming:
+        """The same for a request for one piece, chunk by chunk. Raises UserError where it can't be met."""
+        if request.n > 1 or request.best_of > 1:
+            raise UserError("one piece at a time can be watched", "n", "leave out n and best_of")
+        plain = request.plain()
+        return Streaming(
+            self._job(request).stream(), lambda draft, seconds: self._piece(draft, request, plain, seconds)
+        )
 
     def content(self, name: str, value: Any) -> Any:
         """Content of one modality from words, a Path or a content object. Raises UserError."""
-        tokenizer = self.vocabulary.tokenizer(name)
-        try:
-            if isinstance(value, str):
-                return tokenizer.parse(value)
-            if not isinstance(value, Path):
-                return value
-            if not value.is_file():
-                raise UserError("there is no such file", value)
-            if value.suffix.lower() not in tokenizer.suffixes:
-                raise UserError(f"'{name}' reads {', '.join(tokenizer.suffixes)}", value)
-            item = next(iter(tokenizer.read(value)), None)
-        except UserError as error:
-            raise error.within(name) from error
-        if item is None:
-            raise UserError(f"the file holds no {name}", value)
-        return item.content
+        return self.questions.content(name, value)
 
-    def _shown(self, name: str, value: Any, content: Any) -> str:
-        """What was given, as a reader of the side-car may see it."""
-        if isinstance(value, str | Path):
-            return str(value)
-        return self.vocabulary.tokenizer(name).show(self.vocabulary.encode(name, content).ids)
+    def _ask(self, verb: str, progress: Progress | None, **asked: Any) -> list[Piece]:
+        return self.answer(self.questions.ask(verb, asked), progress=progress)
+
+    def _job(self, request: Request) -> Job:
+        warmth = request.how.temperature
+        for name in warmth if isinstance(warmth, Mapping) else ():
+            self.vocabulary.range(name)
+        return Job(self.engine, self.vocabulary, self.arrangements, request)
 
     # What was made
 
