@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from multimodal_gpt.generation.target import Member
 from multimodal_gpt.generation.walker import Plan, Walker
 
 
-@dataclass(eq=False)
-class _Track:
-    """Local ids of one member of one row, from the last cut but one on, and the time of the first of them."""
+class Timer:
+    """Tells the time of one local id of a member after the other, the first cut at `begin` quarter notes.
 
-    ids: list[int] = field(default_factory=list)
-    begin: float = 0.0
-    cut: int = 0
-    follow: Callable[[int], float] | None = None
+    A plugin that can follow ids is told each of them (1 us); of others, `clock` is shown the last chunks
+    (50 us): what begins at a cut stands on its own.
+    """
+
+    def __init__(self, member: Member, begin: float = 0.0) -> None:
+        self.member, self.begin = member, begin
+        self.follow = None if member.follow is None else member.follow()
+        self.ids: list[int] = []  # from the last cut but one on; `begin` is the time of the first of them
+        self.cut = 0
+
+    def __call__(self, local: int) -> float:
+        """The time of the next local id, quarter notes; 0 where the member has no times."""
+        if self.member.clock is None:
+            return 0.0
+        if self.follow is not None:
+            return self.begin + self.follow(local)
+        self.ids.append(local)
+        times = self.member.clock(np.array(self.ids, dtype=np.int32))
+        time = self.begin + float(times[-1] - times[0])
+        if self.member.grammar.cut[local]:
+            self.begin += float(times[self.cut] - times[0])
+            self.ids = self.ids[self.cut :]
+            self.cut = len(self.ids) - 1
+        return time
 
 
 class Clock:
     """Times of the ids of a batch, one step at a time.
 
-    Plugins tell times on the host, so a network with a clock pays a round trip per token. A plugin that
-    can follow ids is told each of them (1 us); of others, `clock` is shown the last chunks (50 us): what
-    begins at a cut stands on its own.
+    Plugins tell times on the host, so a network with a clock pays a round trip per token.
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.wanted = plan.wanted
-        self.tracks = [
-            [
-                _Track(begin=begin, follow=None if m.follow is None else m.follow())
-                for begin, m in zip(p.begin.tolist(), plan.wanted, strict=True)
-            ]
-            for p in plan.programs
-        ]
+        self.plan = plan
+        self.timers = [self._begun(number) for number in range(len(plan.programs))]
+
+    def _begun(self, number: int) -> list[Timer]:
+        begin = self.plan.programs[number].begin.tolist()
+        return [Timer(member, time) for member, time in zip(self.plan.wanted, begin, strict=True)]
 
     def times(self, walker: Walker, ids: Tensor) -> Tensor:
         """(B,) float32 quarter notes of the ids that every row is about to take."""
@@ -52,21 +65,10 @@ class Clock:
         return torch.tensor(times, dtype=torch.float32, device=ids.device)
 
     def _time(self, row: int, number: int, token: int) -> float:
-        member, track = self.wanted[number], self.tracks[row][number]
+        member = self.plan.wanted[number]
         local = token - member.first
-        if member.clock is None or not 0 <= local < member.grammar.size:
-            return 0.0
-        if track.follow is not None:
-            return track.begin + track.follow(local)
-        track.ids.append(local)
-        times = member.clock(np.array(track.ids, dtype=np.int32))
-        time = track.begin + float(times[-1] - times[0])
-        if member.grammar.cut[local]:
-            track.begin += float(times[track.cut] - times[0])
-            track.ids = track.ids[track.cut :]
-            track.cut = len(track.ids) - 1
-        return time
+        return self.timers[row][number](local) if 0 <= local < member.grammar.size else 0.0
 
     def take(self, rows: Tensor) -> None:
         """Go on with these rows (N,) only."""
-        self.tracks = [self.tracks[row] for row in rows.tolist()]
+        self.timers = [self.timers[row] for row in rows.tolist()]

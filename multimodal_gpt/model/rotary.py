@@ -31,14 +31,14 @@ SHORTEST, LONGEST = 0.5, 96.0
 """Periods of the clock's fastest and slowest angle, quarter notes."""
 
 
-def wave_numbers(count: int, base: float) -> Tensor:
+def wave_numbers(count: int, base: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """(count,) angles per token: from 1 down to nearly 1 / base, evenly in the logarithm."""
-    return base ** -(torch.arange(count, dtype=torch.float32) / count)
+    return base ** -(torch.arange(count, dtype=dtype) / count)
 
 
-def clock_numbers(count: int) -> Tensor:
+def clock_numbers(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(count,) angles per quarter note: periods from half a quarter note to 96, evenly in the logarithm."""
-    share = torch.linspace(0, 1, count) if count > 1 else torch.zeros(count)
+    share = torch.linspace(0, 1, count, dtype=dtype) if count > 1 else torch.zeros(count, dtype=dtype)
     return 2 * math.pi / (SHORTEST * (LONGEST / SHORTEST) ** share)
 
 
@@ -47,13 +47,14 @@ def turn_by(
 ) -> Turn:
     """The rotation for places (B, T), counted in tokens, and times (B, T), in quarter notes (0 where None).
 
-    `waves` (E / 2 - N,) and `beats` (N,) are angles per token and per quarter note. Always float32, so that
+    `waves` (E / 2 - N,) and `beats` (N,) are angles per token and per quarter note. At least float32, so that
     far places stay exact.
     """
-    angle = position[:, :, None, None].float() * waves.float()  # (B, T, 1, E / 2 - N)
+    exact = torch.promote_types(waves.dtype, torch.float32)
+    angle = position[:, :, None, None].to(exact) * waves.to(exact)  # (B, T, 1, E / 2 - N)
     if beats is not None and len(beats):
         times = torch.zeros_like(position) if clock is None else clock
-        timed = times[:, :, None, None].float() * beats.float()  # (B, T, 1, N)
+        timed = times[:, :, None, None].to(exact) * beats.to(exact)  # (B, T, 1, N)
         angle = torch.cat((angle.expand(len(timed), -1, -1, -1), timed), dim=-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
