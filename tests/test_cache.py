@@ -123,6 +123,32 @@ def test_rows_can_be_taken_and_repeated(net, rows):
     assert cache.lengths.tolist() == [8, 5, 3]
 
 
+def test_rows_join_where_others_were(net, rows):
+    """A short row in the place of a long one, a long one in the place of a short one."""
+    whole = net.logits(net(rows))
+    cache, other = net.new_cache(3, TOKENS), net.new_cache(2, 9)
+    net(rows[[2, 1, 0], :8], cache=cache, counts=torch.tensor([8, 5, 3]))
+    net(rows[[0, 2], :9], cache=other, counts=torch.tensor([2, 9]))
+    cache.join(torch.tensor([0, 2]), other, torch.tensor([0, 1]))
+    assert (cache.lengths.tolist(), cache.filled) == ([2, 5, 9], 9)
+    for places, logits in decode(net, rows, cache, until=TOKENS - 1):
+        same(logits, whole[torch.arange(3), places])
+    with pytest.raises(ValueError, match="holds 4 tokens a row, 9 are needed"):
+        net.new_cache(3, 4).join(torch.tensor([0]), other, torch.tensor([1]))
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [2, 1], [2], [0, 1, 2]])
+def test_rows_are_kept(net, rows, kept):
+    whole = net.logits(net(rows))
+    cache = net.new_cache(3, TOKENS)
+    net(rows[:, :8], cache=cache, counts=torch.tensor([8, 5, 3]))
+    cache.keep(torch.tensor(kept))
+    assert cache.lengths.tolist() == [[8, 5, 3][row] for row in kept]
+    assert cache.filled == max(cache.lengths.tolist())
+    for places, logits in decode(net, rows[kept], cache, until=12):
+        same(logits, whole[torch.tensor(kept), places])
+
+
 def test_a_full_row_may_stand_beside_padding(net, rows):
     whole = net.logits(net(rows))
     cache = net.new_cache(3, 8)

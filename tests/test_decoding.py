@@ -63,6 +63,22 @@ def test_rows_that_become_even():
     assert torch.allclose(hidden, net(ROWS[[1, 1]])[:, 2], atol=2e-5)
 
 
+def test_rows_pause():
+    """A row whose id does not count goes on as if it had not come."""
+    net = new_net()
+    whole = net(ROWS)
+    cache, decoder = net.new_cache(3, 7), Decoder(net)
+    net(ROWS[:, :4], cache=cache)
+    for counts in ([True, True, True], [False, True, True], [True, False, True]):
+        going, places = torch.tensor(counts), cache.lengths.clone()
+        ids = ROWS.gather(1, places[:, None])[:, 0].where(going, torch.tensor(63))
+        hidden = decoder.step(ids, cache, None, going)
+        assert torch.allclose(hidden[going], whole[torch.arange(3), places][going], atol=2e-5)
+    assert cache.lengths.tolist() == [6, 6, 7]
+    with pytest.raises(ValueError, match="holds 7 tokens a row, 8 are needed"):
+        decoder.step(ROWS[:, 6], cache)
+
+
 def test_adapters_take_part():
     net = new_net()
     adapt(net, linear_layers(net), rank=2, scale=0.5)

@@ -120,13 +120,65 @@ def test_same_key_same_ids_and_other_keys_other_ids(engine):
     assert len({tuple(row) for row in first}) > 4
 
 
-def test_more_rows_than_a_batch_holds(engine, monkeypatch):
-    asked = rows(("beats",), ["beats"], count=7)
-    together = ids(engine.generate(asked))
+def uneven(count: int) -> list[Row]:
+    """Some end soon and some late; some prompts are equal, and all lead away from a longer one."""
+    budgets = [90, 8, 40, 12, 9, 70, 8]
+    prompts = [prompt(*[MEMBERS["letters"].first + i % 5 for i in range(n)]) for n in (2, 9, 0)]
+    return [
+        Row(prompts[i // 2 % 3], Target(("beats", "drums")), budgets[i % 7], (i,), unguided=PROMPT)
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("clock", [0.0, 0.5])
+@pytest.mark.parametrize("how", [BOLD, Sampling(guidance=2.0)], ids=["plain", "guided"])
+def test_rows_that_take_the_places_of_others(how, clock, monkeypatch):
+    """Whoever was there before, and whoever is beside them."""
+    engine, asked = new_engine(clock=clock), uneven(11)
+    alone = [engine.generate([row], how)[0] for row in asked]
+    assert len({len(made.ids) for made in alone}) > 4
+    monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 3)
+    for cached in (True, False):
+        made = engine.generate(asked, how, cached=cached)
+        assert ids(made) == ids(alone)
+        assert [m.free for m in made] == [m.free for m in alone]
+        for one, other in zip(made, alone, strict=True):
+            assert one.bits == pytest.approx(other.bits, rel=1e-4)
+    for one, row in zip(made, asked, strict=True):
+        check(one.ids, row.target, row.budget)
+
+
+def test_finished_rows_are_told_as_they_finish(engine, monkeypatch):
     monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 3)
     finished: list[int] = []
-    assert ids(engine.generate(asked, progress=finished.append)) == together
-    assert finished == [3, 3, 1]
+    engine.generate(uneven(9), BOLD, progress=finished.append)
+    assert sum(finished) == 9 and len(finished) >= 6 and min(finished) >= 1
+
+
+def test_equal_prompts_are_read_once(engine, monkeypatch):
+    """Of rows that begin together, and of those that follow one another."""
+    read: list[tuple[int, ...]] = []
+    real = GPT.forward
+
+    def listen(self, ids, **rest):
+        read.append(tuple(ids.shape))
+        return real(self, ids, **rest)
+
+    monkeypatch.setattr(GPT, "forward", listen)
+    monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 2)
+    first, then = prompt(7, 8, 9), prompt(9)
+    asked = [Row(one, Target(("letters",)), 12, (i,)) for i, one in enumerate([first] * 6 + [then] * 4)]
+    engine.generate(asked)
+    assert read == [(1, 5), (1, 3)]
+
+
+def test_no_row_is_begun_before_all_are_checked(engine, monkeypatch):
+    monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 1)
+    asked = [Row(PROMPT, Target(("beats",)), budget) for budget in (20, 3)]
+    finished: list[int] = []
+    with pytest.raises(ValueError, match="row 1 needs 4 tokens, its budget is 3"):
+        engine.generate(asked, progress=finished.append)
+    assert not finished and engine.generate([]) == []
 
 
 def test_temperature_by_modality(engine):

@@ -178,11 +178,33 @@ def test_chunk_borders_in_turns():
 def test_rows_walk_on_alone_as_they_did_together():
     asked = [target(("beats", "drums"), ["drums"], seed, 5 + seed) for seed in range(3)]
     together = Walker(Plan(RULES, asked, [60] * 3))
-    together.take(torch.tensor([2, 0]))
+    together.keep(torch.tensor([2, 0]))
     for row, one in enumerate([asked[2], asked[0]]):
         alone = Walker(Plan(RULES, [one], [60]))
         assert (alone.allowed() == together.allowed()[row : row + 1]).all()
         assert (alone.way_out == together.way_out[row]).all()
+
+
+def test_rows_that_join_walk_as_they_would_alone():
+    """Programs of unlike lengths; the one that leaves has come far."""
+    asked = [
+        target(("beats", "drums"), ["drums"], seed, length) for seed, length in enumerate((3, 12, 7, 16))
+    ]
+    plan = Plan(RULES, asked, [60, 70, 65, 80])
+    walker = Walker(plan, [0, 1])
+    while not walker.done[0]:
+        walker.advance(walker.ids(walker.allowed().long().argmax(1)))
+    walker.put(torch.tensor([0]), Walker(plan, [3]))
+    walker.keep(torch.tensor([1, 0]))
+    walker.put(torch.tensor([0]), Walker(plan, [2]))
+    alone = [Walker(plan, [number]) for number in (2, 3)]
+    while not walker.done.all():
+        ids = walker.ids(walker.allowed().long().argmax(1))
+        for row, one in enumerate(alone):
+            assert (one.allowed()[0] == walker.allowed()[row]).all() and one.way_out[0] == walker.way_out[row]
+            one.advance(ids[row : row + 1])
+        walker.advance(ids)
+    assert all(one.done.all() for one in alone)
 
 
 def test_closing_distances_by_search():

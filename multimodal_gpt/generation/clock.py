@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -69,6 +71,11 @@ class Clock:
         local = token - member.first
         return self.timers[row][number](local) if 0 <= local < member.grammar.size else 0.0
 
-    def take(self, rows: Tensor) -> None:
-        """Go on with these rows (N,) only."""
+    def put(self, places: Sequence[int], numbers: Sequence[int]) -> None:
+        """Rows of the plan, by number, begin in these places."""
+        for place, number in zip(places, numbers, strict=True):
+            self.timers[place] = self._begun(number)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (N,) only, in this order."""
         self.timers = [self.timers[row] for row in rows.tolist()]

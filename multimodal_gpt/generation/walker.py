@@ -22,6 +22,21 @@ from multimodal_gpt.stream.vocabulary import END, PAD
 DEEPEST = 64
 """Distances are computed for this many chunks at first, for twice as many where they do not do."""
 
+FIELDS = {
+    "forced": PAD,
+    "forced_clock": 0,
+    "stop": FAR,  # no row comes there
+    "member": 0,
+    "left": 0,
+    "owed": 0,
+    "round_end": 0,
+    "lasts": np.nan,
+    "chunks": np.nan,
+}
+"""What a walk knows of its rows' programs, and what is beyond their ends."""
+STANDING = ("total", "count", "begun", "place", "budget", "stretch", "state", "fresh", "length")
+"""Where its rows stand."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tables:
@@ -112,7 +127,7 @@ def _reach(grammar: Grammar) -> np.ndarray:
 
 
 class Plan:
-    """A batch of targets of one kind, ready to be walked: programs, columns and tables.
+    """Targets of one kind, ready to be walked: programs, columns and tables.
 
     Args:
         targets: one per row; they differ in what is given only.
@@ -123,9 +138,11 @@ class Plan:
         first, members = targets[0], rules.members
         self.wanted = [members[name] for name in first.wanted]
         self.device, self.budget = rules.device, list(budget)
-        self.programs = [build_program(t, members, b) for t, b in zip(targets, budget, strict=True)]
+        asked = dict.fromkeys(zip(targets, budget, strict=True))  # rows of one wish share their target
+        made = {one: build_program(one[0], members, one[1]) for one in asked}
+        self.programs = [made[one] for one in zip(targets, budget, strict=True)]
         self.counted = any(is_counted(first, m) for m in self.wanted)
-        deepest = max(max(int(p.left.max()), len(p.chunks)) for p in self.programs) + 3
+        deepest = max(max(int(p.left.max()), len(p.chunks)) for p in made.values()) + 3
         whole = [is_whole(first, m) and not self.counted for m in self.wanted]
         self.tables = [rules.tables(m.name, w, deepest) for m, w in zip(self.wanted, whole, strict=True)]
         is_open = bool(self.programs[0].again.any())
@@ -151,50 +168,43 @@ class Plan:
         ids = [np.arange(m.first, m.first + m.grammar.size) for m in self.wanted]
         return torch.as_tensor(np.concatenate([*ids, [END]]), device=self.device)
 
-    def stacked(self, name: str, width: int, fill: float = 0) -> Tensor:
-        """A field of all programs as one tensor (B, width, ...), padded with `fill`."""
-        arrays = [getattr(p, name) for p in self.programs]
-        whole = np.full((len(arrays), width, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
-        for row, array in zip(whole, arrays, strict=True):
-            row[: len(array)] = array
-        return torch.as_tensor(whole, device=self.device)
-
 
 class Walker:
-    """The walk of a batch: `allowed` says what may come, `advance` takes what came.
+    """The walk of rows of a plan, of all if None: `allowed` says what may come, `advance` takes what came.
 
     The walk begins after the prefix of a row's program and ends with END. Then a row only takes PAD.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        programs, rows = plan.programs, len(plan.programs)
-        longest = max(len(p.forced) for p in programs) + 1
-        stretches = max(len(p.stop) for p in programs) + 1
+    forced: Tensor
+    forced_clock: Tensor
+    stop: Tensor
+    member: Tensor
+    left: Tensor
+    owed: Tensor
+    round_end: Tensor
+    lasts: Tensor
+    chunks: Tensor
+
+    def __init__(self, plan: Plan, rows: Sequence[int] | None = None) -> None:
+        numbers = range(len(plan.programs)) if rows is None else rows
+        programs = [plan.programs[number] for number in numbers]
         self.wanted, self.tables, self.columns = plan.wanted, plan.tables, plan.columns
-        self.reach = plan.reach
-        self.forced = plan.stacked("forced", longest, PAD)
-        self.forced_clock = plan.stacked("clock", longest)
-        self.stop = plan.stacked("stop", stretches, longest)
-        self.member = plan.stacked("member", stretches)
-        self.left = plan.stacked("left", stretches)
-        self.owed = plan.stacked("owed", stretches)
-        self.round_end = plan.stacked("round_end", stretches)
-        self.lasts = plan.stacked("lasts", stretches, np.nan)
-        self.total = torch.tensor([len(p.forced) for p in programs], device=plan.device)
+        self.reach, self.counted = plan.reach, plan.counted
         self.again = torch.as_tensor(programs[0].again, device=plan.device)
         self.open = bool(programs[0].again.any())
         extra = torch.arange(plan.rounds, device=plan.device)
         self.more = self.again[:, None] * extra  # (M, K) chunks that rounds add
         self.more_tags = self.again.sum() * extra  # (K,)
+        for name, fill in FIELDS.items():  # (B, F + 1) or (B, E + 1) of a program, see there
+            arrays = [getattr(p, "clock" if name == "forced_clock" else name) for p in programs]
+            setattr(self, name, torch.as_tensor(_stacked(arrays, fill), device=plan.device))
+        self.total = torch.tensor([len(p.forced) for p in programs], device=plan.device)
         self.place = self.stop[:, 0].clone()
-        self.budget = torch.tensor(plan.budget, device=plan.device) - self.place
-        self.stretch = torch.zeros(rows, dtype=torch.long, device=plan.device)
-        self.state = torch.zeros(rows, len(self.tables), dtype=torch.long, device=plan.device)
-        self.fresh = torch.ones(rows, dtype=torch.bool, device=plan.device)
-        self.rows = torch.arange(rows, device=plan.device)
-        self.counted = plan.counted
-        self.chunks = plan.stacked("chunks", max(len(p.chunks) for p in programs) + 1, np.nan)
-        self.begun = torch.zeros(rows, dtype=torch.long, device=plan.device)  # of a counted member
+        self.budget = torch.tensor([plan.budget[n] for n in numbers], device=plan.device) - self.place
+        self.stretch = torch.zeros_like(self.place)
+        self.state = torch.zeros(len(programs), len(self.tables), dtype=torch.long, device=plan.device)
+        self.fresh = torch.ones_like(self.place, dtype=torch.bool)
+        self.begun = torch.zeros_like(self.place)  # chunks of a counted member
         self.count = torch.tensor([len(p.chunks) for p in programs], device=plan.device)
         self.length = self.lasts[:, 0].clone()  # of the turn, quarter notes; NaN until it is known
         self._look()
@@ -207,6 +217,7 @@ class Walker:
         mine: in one of each member. way_out (B,): each row's next forced id: the only one that may come, or
         what leaves the stretch. still: see `_rest`.
         """
+        self.rows = torch.arange(len(self.place), device=self.place.device)
         self.done = self.place >= self.total
         self.current = self.member[self.rows, self.stretch]
         self.present = set(self.current.tolist()) if len(self.tables) > 1 else {0}
@@ -330,27 +341,38 @@ class Walker:
         if self.reach is not None:
             self.state = self.state.masked_fill(self.done[:, None], len(self.reach) - 1)
 
-    def take(self, rows: Tensor) -> None:
-        """Go on with these rows (N,) only."""
-        for name in (
-            "forced",
-            "forced_clock",
-            "stop",
-            "member",
-            "left",
-            "owed",
-            "round_end",
-            "lasts",
-            "total",
-            "chunks",
-            "count",
-            "begun",
-        ):
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (N,) only, in this order."""
+        for name in (*FIELDS, *STANDING):
             setattr(self, name, getattr(self, name)[rows])
-        for name in ("place", "budget", "stretch", "state", "fresh", "length"):
-            setattr(self, name, getattr(self, name)[rows])
-        self.rows = torch.arange(len(rows), device=rows.device)
         self._look()
+
+    def put(self, places: Tensor, other: Walker) -> None:
+        """The rows of another walk of the same plan take these places (N,), whatever was there."""
+        for name, fill in FIELDS.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            width = max(mine.shape[1], theirs.shape[1])
+            setattr(
+                self, name, _widened(mine, width, fill).index_copy(0, places, _widened(theirs, width, fill))
+            )
+        for name in STANDING:
+            setattr(self, name, getattr(self, name).index_copy(0, places, getattr(other, name)))
+        self._look()
+
+
+def _stacked(arrays: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """(B, widest + 1, ...), padded with `fill`."""
+    widest = max(len(array) for array in arrays)
+    whole = np.full((len(arrays), widest + 1, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
+    for row, array in zip(whole, arrays, strict=True):
+        row[: len(array)] = array
+    return whole
+
+
+def _widened(rows: Tensor, width: int, fill: float) -> Tensor:
+    """(B, width, ...), what is new of it is `fill`."""
+    more = rows.new_full((len(rows), width - rows.shape[1], *rows.shape[2:]), fill)
+    return torch.cat([rows, more], dim=1) if len(more[0]) else rows
 
 
 def _in_step(legal: Tensor, spans: Tensor, lasts: Tensor) -> Tensor:

@@ -129,20 +129,58 @@ class KVCache:
             found.append(store.narrow(2, 0, self.filled + 1))
         return found[0], found[1]
 
-    def grow(self) -> None:
-        """Count one more token in every row."""
-        self.lengths, self.filled = self.lengths + 1, self.filled + 1
+    def grow(self, going: Tensor | None = None) -> None:
+        """Count one more token in every row, or in those that go on, (B,) bool; the next token of the others
+        takes the place of this one.
+
+        With some that don't go on, `filled` may be more than the longest row until the cache is full or rows
+        change: looking each time would keep an accelerator waiting.
+        """
+        if going is None:
+            self.lengths, self.filled = self.lengths + 1, self.filled + 1
+            return
+        self.lengths, self.filled, self._even = self.lengths + going, self.filled + 1, False
+        if self.filled >= self.length:
+            self._measure()
 
     def take(self, rows: Tensor) -> KVCache:
-        """A new cache of these rows (N,), repeats allowed: one prompt many times, or rows still going."""
+        """A new cache of these rows (N,), repeats allowed."""
         chosen = KVCache.__new__(KVCache)
         chosen.length = self.length
         chosen.keys = [k.index_select(0, rows) for k in self.keys]
         chosen.values = [v.index_select(0, rows) for v in self.values]
         chosen.lengths = self.lengths[rows]
-        chosen.filled = int(chosen.lengths.max())
-        chosen._even = bool((chosen.lengths == chosen.filled).all())
+        chosen._measure()
         return chosen
+
+    def join(self, places: Tensor, other: KVCache, rows: Tensor) -> None:
+        """Rows (N,) of another cache, repeats allowed, take these places (N,): whatever was there is gone.
+
+        Raises ValueError where they are longer than this cache.
+        """
+        if other.filled > self.length:
+            raise ValueError(f"the cache holds {self.length} tokens a row, {other.filled} are needed")
+        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            seen = theirs.narrow(2, 0, other.filled).index_select(0, rows)
+            mine.narrow(2, 0, other.filled).index_copy_(0, places, seen)
+        self.lengths = self.lengths.index_copy(0, places, other.lengths[rows])
+        self._measure()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows (N,) only, in this order. No row is copied that keeps its place."""
+        here = torch.arange(len(rows), device=rows.device)
+        moved = (rows != here).nonzero()[:, 0]
+        for stores in (self.keys, self.values):
+            for block, store in enumerate(stores):
+                filled = store.narrow(2, 0, self.filled)
+                filled.index_copy_(0, moved, filled.index_select(0, rows[moved]))
+                stores[block] = store[: len(rows)]
+        self.lengths = self.lengths[rows]
+        self._measure()
+
+    def _measure(self) -> None:
+        shortest, self.filled = (int(n) for n in self.lengths.aminmax())
+        self._even = shortest == self.filled
 
 
 def _up_to(position: Tensor, filled: int) -> Tensor:

@@ -65,10 +65,13 @@ class Decoder:
         self.norm = net.norm.weight * math.sqrt(c.width)
 
     @torch.inference_mode()
-    def step(self, ids: Tensor, cache: KVCache, clock: Tensor | None = None) -> Tensor:
+    def step(
+        self, ids: Tensor, cache: KVCache, clock: Tensor | None = None, going: Tensor | None = None
+    ) -> Tensor:
         """Hidden states (B, D) of the next id of every row, (B,), which is added to the cache.
 
-        `clock`: (B,) quarter notes. Raises ValueError where the cache is full.
+        `clock`: (B,) quarter notes. `going`: (B,) bool, rows whose id counts, all if None; what the others
+        give means nothing. Raises ValueError where the cache is full.
         """
         place = cache.next_place()
         kept = self.heads * self.head
@@ -89,7 +92,7 @@ class Decoder:
             found = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen)
             x = torch.addmm(x, found.reshape(len(ids), kept), layer.out)
             x = torch.addmm(x, F.gelu(_unit(x) @ layer.up), layer.down)
-        cache.grow()
+        cache.grow(going)
         return _unit(x)[:, : self.width] * self.norm
 
     def _angles(self, position: Tensor, clock: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
