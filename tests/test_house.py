@@ -40,6 +40,7 @@ RANKS = {
     "model": 5,
     "training": 6,
     "generation": 6,
+    "compression": 7,
     "evaluation": 7,
     "asking": 8,
     "inspection": 8,
