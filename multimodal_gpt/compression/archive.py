@@ -115,7 +115,7 @@ def _stored(run: Run, contents: Contents) -> Compressed:
 
 
 def _xz(size: int) -> list[dict[str, Any]]:
-    """xz's best, with a window no larger than it takes: making a large one takes 0.1 s."""
+    """The best that xz can, with a window no larger than it takes: making a large one takes 0.1 s."""
     window = min(max(size, 4096), _LARGEST_WINDOW)
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": window}]
 
@@ -163,13 +163,13 @@ def decompress(run: Run, data: bytes, *, progress: Progress = lambda _: None) ->
         if _checksum(ids if header.kind == Kind.CONTENTS else found) != header.checksum:
             raise Differs("other contents")
     except (Differs, UserError, ValueError, zlib.error) as error:
-        what = f"the arithmetic of this machine ({_this_machine()}) differs from that of the one that compressed it"
-        raise UserError(f"{what} ({header.made_on})", fix="decompress it there") from error
+        what = f"the arithmetic of this machine ({_this_machine()}) differs from that of the one that"
+        raise UserError(f"{what} compressed it ({header.made_on})", fix="decompress it there") from error
     return Restored(found, header)
 
 
 def _this_machine() -> str:
-    """torch's version, the processor's instructions that it uses, the number of threads."""
+    """Version of torch, the processor's instructions that it uses, the number of threads."""
     return f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
 
 
