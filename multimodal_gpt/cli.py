@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from multimodal_gpt.commands import corpora, files, generating, looking, models, recipes
+from multimodal_gpt.commands import corpora, evaluating, files, generating, looking, models, recipes
 from multimodal_gpt.errors import UserError
 
 TRACEBACK = "MMGPT_TRACEBACK"
@@ -42,6 +42,8 @@ app.command()(files.render)
 app.command()(corpora.inspect)
 app.command(cls=generating.GenerateCommand)(looking.lens)
 app.command()(looking.neighbours)
+app.command()(evaluating.evaluate)
+app.command()(evaluating.compare)
 app.command()(models.export)
 app.command()(models.demo)
 
