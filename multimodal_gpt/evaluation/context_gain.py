@@ -34,8 +34,8 @@ ABOUT = """Bits per unit of the first that knowing the second saves: with the do
 another document's (stranger), with that of another of the same mode and meter, moved to the same key and
 length (lookalike). The model listens only where true - lookalike is above 0, too. The base is the better of
 the same model without context and, where one was named, a specialist. The n-gram is what counting saves on
-its own base: half of it sees the last tokens of the second that have begun. In brackets: 95 % paired bootstrap
-over documents."""
+its own base: half of it sees the last tokens of the second that have begun. In brackets: 95 % paired
+bootstrap over documents."""
 FEWEST = 3
 """Documents without which nothing is said."""
 

@@ -22,8 +22,8 @@ Kneser and Ney's shorter histories 4.96 and 4.81."""
 
 
 SOUNDING = 3
-"""Tokens of a context that a counting model sees, behind 3 of its own: 3 and 3 took 3.80 bits per note for the
-4.16 without, when half its probability came from the n-gram without (2 and 3: 3.91; 3 and 5: 3.81)."""
+"""Tokens of a context that a counting model sees, behind 3 of its own: 3 and 3 took 3.80 bits per note for
+the 4.16 without, when half its probability came from the n-gram without (2 and 3: 3.91; 3 and 5: 3.81)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +106,8 @@ class Ngram:
     def _hashed(
         self, sequences: Sequence[np.ndarray], beside: Sequence[np.ndarray | None], length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) uint64 hashes of the history of so many tokens of every token, and of it with the token itself;
-        a sequence begins with as many starts and closes with its end.
+        """(T,) uint64 hashes of the history of so many tokens of every token, and of it with the token
+        itself; a sequence begins with as many starts and closes with its end.
         """
         histories, tokens = [], []
         for ids, known in zip(sequences, beside, strict=True):
