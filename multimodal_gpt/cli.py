@@ -9,7 +9,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from multimodal_gpt.commands import compressing, corpora, files, generating, looking, models, recipes
+from multimodal_gpt.commands import (
+    compressing,
+    corpora,
+    evaluating,
+    files,
+    generating,
+    looking,
+    models,
+    recipes,
+)
 from multimodal_gpt.errors import UserError
 
 TRACEBACK = "MMGPT_TRACEBACK"
@@ -42,6 +51,8 @@ app.command()(files.render)
 app.command()(corpora.inspect)
 app.command(cls=generating.GenerateCommand)(looking.lens)
 app.command()(looking.neighbours)
+app.command()(evaluating.evaluate)
+app.command()(evaluating.compare)
 app.command()(compressing.compress)
 app.command()(compressing.decompress)
 app.command()(models.export)

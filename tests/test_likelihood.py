@@ -99,3 +99,24 @@ def test_fit_chunks_repeats_and_cuts(segments):
     np.testing.assert_array_equal(longer.times, np.arange(30) * 4.0)
     np.testing.assert_array_equal(longer.ids[: len(beats.ids)], beats.ids)
     assert len(fit_chunks(beats, np.arange(5) * 4.0, VOCABULARY).edges) - 1 == 5
+
+
+@pytest.mark.parametrize("context", [24, 40, 96])
+def test_what_has_no_time_is_scored_whole_behind_a_beginning_of_what_has(segments, context):
+    net = Uniform(context)
+    word = VOCABULARY.encode("letters", "abcde" * 30)
+    order = (("beats",), ("letters",))
+    bits = segment_bits(net, VOCABULARY, {"letters": word, "beats": segments["beats"]}, order, "letters")
+    assert bits == pytest.approx((len(word.ids) + 1) * per_token("letters"))
+    assert max(net.seen) <= context
+    short = segment_bits(net, VOCABULARY, segments, order, "letters")
+    assert short == pytest.approx((len(segments["letters"].ids) + 1) * per_token("letters"))
+
+
+def test_a_long_word_is_scored_in_stretches(segments):
+    net = Uniform(20)
+    word = VOCABULARY.encode("letters", "abcde" * 30)
+    bits = segment_bits(net, VOCABULARY, {"letters": word}, (("letters",),), "letters")
+    assert bits == pytest.approx((len(word.ids) + 1) * per_token("letters"))
+    assert len(net.seen) > 10
+    assert max(net.seen) <= 20

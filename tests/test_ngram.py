@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multimodal_gpt.evaluation.ngram import DISCOUNT, Ngram
+from multimodal_gpt.evaluation.ngram import DISCOUNT, Ngram, sounding
+from multimodal_gpt.stream.vocabulary import Encoded
 
 SIZE = 3
 WORDS = st.lists(st.integers(0, SIZE - 1), max_size=12)
@@ -69,3 +70,29 @@ def test_a_longer_history_tells_more_where_there_is_one():
 def test_nothing_to_count_is_refused():
     with pytest.raises(ValueError, match="nothing"):
         Ngram([], SIZE)
+
+
+def test_what_is_known_beside_a_token_helps_to_guess_it():
+    rng = np.random.default_rng(0)
+    training = [rng.integers(0, SIZE, 200) for _ in range(5)]
+    beside = [np.append(ids, SIZE).astype(np.uint64) for ids in training]  # it tells the token itself
+    blind, seeing = Ngram(training, SIZE, 2), Ngram(training, SIZE, 2, beside)
+    asked = rng.integers(0, SIZE, 200)
+    known = seeing.chances(asked, np.append(asked, SIZE).astype(np.uint64))
+    assert blind.bits(asked).mean() > 1.4
+    assert -np.log2(known).mean() < 0.2
+
+
+def test_what_sounds_is_what_has_begun_before_the_token_is_known():
+    def segment(clock: list[float]) -> Encoded:
+        ids = np.arange(len(clock), dtype=np.int32)
+        return Encoded("m", ids, np.array(clock, dtype=np.float32), np.zeros(1, np.int64), 1)
+
+    target, context = segment([0, 1, 1, 2]), segment([0, 1, 2])
+    symbols = sounding(target, context)
+    assert len(symbols) == 5
+    assert symbols[0] == symbols[1]  # before the first token, and after it: only what began at 0
+    assert symbols[2] == symbols[3] != symbols[1]  # both tokens before them began at 1
+    assert symbols[4] != symbols[3]
+    with pytest.raises(ValueError, match="no times"):
+        sounding(target, Encoded("n", target.ids, None, target.cuts, 1))

@@ -104,10 +104,17 @@ def _piece(document: StoredDocument, into: str) -> Piece:
 
 
 def spread(pieces: Sequence[Piece], most: int | None) -> tuple[Piece, ...]:
-    """At most so many of them, from all over the list."""
+    """At most so many of them, from all over the list; as many that hold rare modalities as common ones."""
     if most is None or len(pieces) <= most:
         return tuple(pieces)
-    return tuple(pieces[i] for i in np.linspace(0, len(pieces) - 1, most).round().astype(int))
+    kinds: dict[frozenset[str], list[int]] = {}
+    for place, piece in enumerate(pieces):
+        kinds.setdefault(frozenset(piece.segments), []).append(place)
+    chosen: list[int] = []
+    for number, places in enumerate(sorted(kinds.values(), key=len)):
+        share = min(len(places), (most - len(chosen)) // (len(kinds) - number))
+        chosen += [places[i] for i in np.linspace(0, len(places) - 1, share).round().astype(int)]
+    return tuple(pieces[place] for place in sorted(chosen))
 
 
 def holding(pieces: Iterable[Piece], *names: str) -> tuple[Piece, ...]:

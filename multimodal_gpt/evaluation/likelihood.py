@@ -16,21 +16,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from multimodal_gpt.data.windows import has_bars, part_of
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.gpt import GPT
 from multimodal_gpt.stream.arrangement import Layout, Part, Stream, crop, stream_length, to_stream
 from multimodal_gpt.stream.vocabulary import END, Encoded, Vocabulary
 
 LN2 = float(np.log(2.0))
+CLOSED = 2
+"""Tokens around a segment that stands by itself: its tag and `<end>`."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Chunks beginning in [start, stop) quarter notes are seen, those from `charged` on are scored."""
+    """Chunks beginning in [start, stop) quarter notes are seen, those from `charged` on are scored.
+
+    Of a target without times: all but its first `skip` tokens. `more`: it goes on after the window.
+    """
 
     start: float
     charged: float
     stop: float
+    skip: int = 0
+    more: bool = False
 
 
 WHOLE = Window(-np.inf, -np.inf, np.inf)
@@ -43,9 +51,12 @@ def segment_bits(
     """Bits of the whole target segment in a stream laid out by `order`.
 
     A piece longer than the model's context is scored through windows that overlap by half, each token once.
+    What has no time is shown, or shows, the beginning of what has one.
     Raises UserError where not even one chunk of the target fits the context.
     """
     layout = _laid_out(order, segments)
+    if segments[target].clock is None and tokens_of(segments, order) > net.config.context:
+        return _timeless_bits(net, vocabulary, segments, layout, target)
     total = 0.0
     for window in _windows(segments, layout, target, net.config.context):
         seen = segments if np.isinf(window.start) else crop(segments, window.start, window.stop)
@@ -88,11 +99,11 @@ def charge(
     clock = torch.from_numpy(stream.clock).to(device)
     logits = net.logits(net(ids[None], position[None], clock=clock[None]))[0]  # (T, V)
     own, closing = charged_tokens(vocabulary, stream.ids, target)
-    if np.isfinite(window.stop):  # the piece goes on: its end is not here
+    if window.more:  # its end is not here
         closing &= stream.ids != END
     times = stream.clock.astype(np.float64) + (0.0 if np.isinf(window.start) else window.start)
     times[1:] = np.where(closing[1:], times[:-1], times[1:])
-    places = np.flatnonzero((own | closing) & (times >= window.charged - 1e-4))
+    places = np.flatnonzero((own | closing) & (times >= window.charged - 1e-4))[window.skip :]
     at = torch.from_numpy(places).to(device)
     allowed = torch.full((logits.shape[-1],), float("-inf"), device=device)
     allowed[torch.from_numpy(answer_ids(vocabulary, target)).to(device)] = 0.0
@@ -121,6 +132,38 @@ def answer_ids(vocabulary: Vocabulary, target: str) -> np.ndarray:
     return np.array([END, *tags, *range(place.first, place.stop)], dtype=np.int64)
 
 
+def _timeless_bits(
+    net: GPT, vocabulary: Vocabulary, segments: Mapping[str, Encoded], layout: Layout, target: str
+) -> float:
+    """Bits of a target that can't be cut by time: stretches of it that overlap by half, each behind as much
+    of what is known as half the context holds, or all that a short target leaves.
+    """
+    goal, context = segments[target], net.config.context
+    known = {name: segment for name, segment in segments.items() if name != target}
+    known = _beginning(known, layout, max(context // 2, context - len(goal.ids) - CLOSED))
+    width = context - tokens_of(known, layout.order) - CLOSED
+    total, done = 0.0, 0
+    while done < len(goal.ids):
+        first = max(0, done - width // 2) if len(goal.ids) > width else 0
+        stop = min(first + width, len(goal.ids))
+        window = Window(-np.inf, -np.inf, np.inf, done - first, stop < len(goal.ids))
+        seen = {**known, target: part_of(goal, first, stop)}
+        total += float(charge(net, vocabulary, seen, layout.order, target, window).bits.sum())
+        done = stop
+    return total
+
+
+def _beginning(known: Mapping[str, Encoded], layout: Layout, room: int) -> dict[str, Encoded]:
+    """As many chunks of what is known, from its beginning, as fit so many tokens; what has no time is cut."""
+    if not known or tokens_of(known, layout.order) <= room:
+        return dict(known)
+    timeless = [name for name, segment in known.items() if not has_bars(segment)]
+    short = {n: part_of(s, 0, room // (2 * len(timeless))) if n in timeless else s for n, s in known.items()}
+    edges = np.unique(np.concatenate([s.times for s in short.values()]))
+    fitting = [stop for stop in edges if _fits(short, layout, 0.0, stop, room)]
+    return crop(short, 0.0, fitting[-1] if fitting else edges[0])
+
+
 def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:
     if tokens_of(segments, layout.order) <= context:
         return [WHOLE]
@@ -135,7 +178,8 @@ def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, conte
                 f"a chunk of '{target}' and its context need more than {context} tokens", "likelihood"
             )
         stop = times[last] if last < len(times) else np.inf
-        windows.append(Window(times[first] if done else 0.0, times[done] if done else -np.inf, stop))
+        start, charged = (times[first], times[done]) if done else (0.0, -np.inf)
+        windows.append(Window(start, charged, stop, more=bool(np.isfinite(stop))))
         done = last
     return windows
 

@@ -9,7 +9,6 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 
@@ -21,8 +20,6 @@ from multimodal_gpt.evaluation.tables import LOWER, MODEL, Figure, Row, Table, r
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 
 SPECIALIST, NGRAM, MARKOV, UNTRAINED = "specialist", "n-gram", "last token", "untrained"
-EVERY_CONTEXT = 3
-"""Of so many other modalities or fewer, all combinations are tried as a context; of more, each and all."""
 BYTE = 256
 ABOUT = f"""Bits per unit (note, chord, character), which no choice of tokens changes: all bits of the
 held-out documents over all their units; every token of the modality is charged, nothing is cropped. In
@@ -81,12 +78,10 @@ def rows_of(subject: Subject, name: str) -> Iterator[Row]:
 
 
 def _contexts(subject: Subject, name: str) -> list[tuple[str, ...]]:
-    """What the model was trained to know of a modality."""
-    others = [n for n in subject.run.vocabulary.names if n != name]
-    few = len(others) <= EVERY_CONTEXT and not subject.scope.quick
-    sizes = range(1, len(others) + 1) if few else sorted({1, len(others)} - {0})
-    found = [known for size in sizes for known in combinations(others, size)]
-    return [known for known in found if subject.layout(name, known)]
+    """Each other modality, and all of them, where the model was trained to know them."""
+    others = tuple(n for n in subject.run.vocabulary.names if n != name)
+    found = dict.fromkeys([*((other,) for other in others), others])
+    return [known for known in found if known and subject.layout(name, known)]
 
 
 def _alone(subject: Subject, name: str, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
