@@ -52,7 +52,7 @@ RANKS = {
     "cli": 10,
 }
 """A room imports from its own rank and below; training and generation know each other. `rendering` is about
-music, no core room imports it, and it may use what the plugins share."""
+music and `evaluation` measures it; no core room imports them, and they may use what the plugins share."""
 HEAVY = ("torch", "lightning", "miditok")
 
 
@@ -95,7 +95,7 @@ def test_imports_go_one_way(path: Path) -> None:
         other = name.split(".")[1] if name.startswith("multimodal_gpt.") else None
         if other in RANKS:
             assert RANKS[other] <= RANKS[room], f"{room} imports {name}"
-        music = room == "rendering" and name.startswith("multimodal_gpt.tokenizers._")
+        music = room in ("rendering", "evaluation") and name.startswith("multimodal_gpt.tokenizers._")
         assert music or other not in ("tokenizers", "recipes"), f"{room} imports {name} by name"
 
 

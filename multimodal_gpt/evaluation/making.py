@@ -1,0 +1,103 @@
+"""New pieces for the questions that need them: many prompts at once, laid out as training showed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multimodal_gpt.generation.engine import ROWS, Row
+from multimodal_gpt.generation.layout import Choice, choices, lay_out
+from multimodal_gpt.generation.request import settings
+from multimodal_gpt.generation.sampling import Sampling
+from multimodal_gpt.generation.session import Run
+from multimodal_gpt.stream.arrangement import Part, crop, from_stream
+from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
+
+USUAL: Sampling = settings({})[0]["how"]
+"""How the command line draws where nothing else is said."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What is known of a piece, and the numbers that decide its randomness."""
+
+    given: Mapping[str, Encoded] = field(default_factory=dict)
+    key: tuple[int, ...] = (0,)
+
+
+def make(
+    run: Run,
+    wanted: Part,
+    prompts: Sequence[Prompt],
+    how: Sampling = USUAL,
+    advance: Callable[[str], object] = lambda note: None,
+) -> list[dict[str, Any] | None]:
+    """One piece for each prompt, as contents by modality; None where there is no room for even the shortest.
+
+    `wanted` is one part: several modalities take turns. Only layouts that use all of a prompt count.
+    """
+    rows: dict[int, Row] = {}
+    for number, prompt in enumerate(prompts):
+        row = _row(run, wanted, prompt)
+        if row is not None:
+            rows[number] = row
+    groups: dict[Part, list[int]] = {}  # rows of one call make the same modalities in the same order
+    for number, row in sorted(rows.items(), key=lambda item: -_size(item[1])):
+        groups.setdefault(row.target.wanted, []).append(number)
+    made: dict[int, dict[str, Any]] = {}
+    for group in groups.values():
+        for first in range(0, len(group), ROWS):
+            batch = group[first : first + ROWS]
+            found = run.engine.generate([rows[number] for number in batch], how)
+            for number, piece in zip(batch, found, strict=True):
+                made[number] = _contents(run.vocabulary, piece.ids, wanted)
+            advance(f"{len(batch)} x {'+'.join(wanted)}")
+    return [made.get(number) for number in range(len(prompts))]
+
+
+def _contents(vocabulary: Vocabulary, ids: Any, wanted: Part) -> dict[str, Any]:
+    parts = from_stream(vocabulary, ids)
+    return {name: vocabulary.decode(name, parts[name]) for name in wanted}
+
+
+def _size(row: Row) -> int:
+    return len(row.prompt.ids) + sum(len(segment.ids) for segment in row.target.given.values())
+
+
+def _row(run: Run, wanted: Part, prompt: Prompt) -> Row | None:
+    """The prompt in the best layout that uses all of it and leaves room."""
+    for choice in _uses(run, wanted, tuple(prompt.given)):
+        stream, target = lay_out(run.vocabulary, prompt.given, choice, wanted)
+        room = run.engine.context - len(stream.ids)
+        if run.engine.least(target) <= room:
+            return Row(stream, target, room, prompt.key)
+    return None
+
+
+def _uses(run: Run, wanted: Part, known: Part) -> list[Choice]:
+    options = choices(run.arrangements, known, wanted)
+    return [choice for choice in options if set(choice.names) == {*known, *wanted}]
+
+
+def is_trained(run: Run, wanted: Part, known: Part) -> bool:
+    """Whether an arrangement of the recipe shows these known modalities before or beside the wanted ones."""
+    return any(choice.trained for choice in _uses(run, wanted, known))
+
+
+def fitting(run: Run, given: Mapping[str, Encoded], each: int) -> dict[str, Encoded]:
+    """The first chunks of what is given, so many that the context leaves `each` tokens for the answer to
+    every one of them; all where they fit.
+    """
+    longest = max(given.values(), key=lambda segment: len(segment.edges))
+    chunks = len(longest.edges) - 1
+    tokens = [sum(len(s.ids) for s in given.values()) + len(given) * chunks + each * chunks]
+    if tokens[0] + 8 <= run.engine.context:
+        return dict(given)
+    low, high = 1, chunks
+    while low < high:
+        middle = (low + high + 1) // 2
+        part = crop(given, 0.0, float(longest.times[middle]) if middle < chunks else float("inf"))
+        taken = sum(len(s.ids) for s in part.values()) + (len(given) + each) * middle + 8
+        low, high = (middle, high) if taken <= run.engine.context else (low, middle - 1)
+    return crop(given, 0.0, float(longest.times[low]) if low < chunks else float("inf"))
