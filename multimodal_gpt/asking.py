@@ -22,6 +22,8 @@ OPTIONS = (
     "top-p",
     "min-p",
     "guidance",
+    "repetition-penalty",
+    "no-repeat",
     "max-tokens",
     "stream",
     "svg",

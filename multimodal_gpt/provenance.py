@@ -21,7 +21,10 @@ PACKED = "request"
 """The key of what is long: plain in a side-car, packed within a file."""
 _MOST = 64_000_000  # bytes of a file, and of what is unpacked from one
 _HOW = "files that mmgpt generate writes tell it themselves, or in the .json beside them"
-_SETTINGS = ("temperature", "top_k", "top_p", "min_p", "guidance", "max_tokens")
+_SETTINGS = (
+    *("temperature", "top_k", "top_p", "min_p", "guidance"),
+    *("repetition_penalty", "no_repeat", "max_tokens"),
+)
 _NOTED = (MARK, "checkpoint", "seed", "row", "given", "to", *_SETTINGS)
 
 

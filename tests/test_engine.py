@@ -1,6 +1,7 @@
 """The engine: the same ids with and without a cache, alone and in a batch."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -131,7 +132,11 @@ def uneven(count: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("clock", [0.0, 0.5])
-@pytest.mark.parametrize("how", [BOLD, Sampling(guidance=2.0)], ids=["plain", "guided"])
+@pytest.mark.parametrize(
+    "how",
+    [BOLD, Sampling(guidance=2.0), Sampling(repetition_penalty=1.5, no_repeat=2)],
+    ids=["plain", "guided", "unlike"],
+)
 def test_rows_that_take_the_places_of_others(how, clock, monkeypatch):
     """Whoever was there before, and whoever is beside them."""
     engine, asked = new_engine(clock=clock), uneven(11)
@@ -215,15 +220,34 @@ def test_nothing_is_kept_for_gradients(engine):
     assert all(p.grad is None for p in engine.net.parameters())
 
 
-def walks(engine: Engine, count: int) -> None:
+def walks(engine: Engine, count: int, how: Sampling = BOLD) -> None:
     for number, (order, wanted) in enumerate(LAYOUTS):
         asked = rows(order, wanted, count, seed=100 * number)
-        for made, row in zip(engine.generate(asked, BOLD), asked, strict=True):
+        for made, row in zip(engine.generate(asked, how), asked, strict=True):
             check(made.ids, row.target, row.budget)
 
 
 def test_an_untrained_model_is_legal(engine):
     walks(engine, 4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_untrained_model_that_may_not_repeat_itself_is_legal(engine, n):
+    """One id never twice leaves nothing after a few: then any may come."""
+    walks(engine, 3, Sampling(temperature=5.0, repetition_penalty=3.0, repetition_window=5, no_repeat=n))
+
+
+def test_repeats_are_held_back(engine):
+    """Greedy, a network without training goes round in circles; given ids and tags are no repeats."""
+    asked = rows(("letters", "beats", "drums"), ["beats", "drums"])
+    plain = engine.generate(asked, Sampling(temperature=0.0))
+    for how in (Sampling(0.0, no_repeat=4), Sampling(0.0, repetition_penalty=2.0)):
+        assert ids(engine.generate(asked, how)) != ids(plain)
+    letters, count = Row(PROMPT, Target(("letters",)), 60), MEMBERS["letters"].grammar.size
+    (made,) = engine.generate([letters], Sampling(3.0, no_repeat=2))
+    pairs = list(pairwise(made.ids[1:-1].tolist()))
+    assert len(set(pairs)) == len(pairs) > count
+    assert made.bits == engine.generate([letters], Sampling(3.0, no_repeat=2))[0].bits
 
 
 @pytest.mark.slow

@@ -35,6 +35,9 @@ def home(tmp_path_factory) -> Path:
     words.write(home / "out" / "words")
     (longer,) = run.extend(chords="C | F", melody="C4 D4 E4 F4 G4:4", bars=1, temperature=2.0)
     longer.write(home / "out" / "longer")
+    unlike = {"repetition_penalty": 1.3, "repetition_window": 9, "no_repeat": 2}
+    (tune,) = run.generate(text="x", to="melody", max_tokens=60, **unlike)
+    tune.write(home / "out" / "unlike")
     return home
 
 
@@ -52,6 +55,7 @@ FILES = {
     "words.txt": ["words.json", "words.txt"],
     "words.json": ["words.json", "words.txt"],
     "longer.mid": ["longer.json", "longer.mid", "longer.png"],
+    "unlike.mid": ["unlike.json", "unlike.mid", "unlike.png"],
 }
 
 
@@ -134,6 +138,16 @@ def test_another_version_is_told(out):
 def test_what_was_asked_for_is_shown(out):
     lines = dict(provenance.read(out / "longer.mid").lines())
     assert (lines["continued"], lines["bars"], lines["given chords"]) == ("chords, melody", "1", "C | F")
+    assert "no_repeat" not in lines["settings"]
+    lines = dict(provenance.read(out / "unlike.mid").lines())
+    assert lines["settings"].endswith("repetition_penalty 1.3, no_repeat 2, max_tokens 60")
+
+
+def test_an_older_piece_is_made_again(out):
+    """Settings that are younger than it are neither missed nor told."""
+    how = json.loads((out / "longer.json").read_text())["request"]["how"]
+    assert list(how) == ["temperature", "top_k", "top_p", "min_p", "guidance"]
+    assert replaying.replay(out / "longer.json", device="cpu").identical
 
 
 def test_the_verb(out, capsys):

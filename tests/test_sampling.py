@@ -16,8 +16,10 @@ from multimodal_gpt.generation.sampling import (
     keep_top_k,
     keep_top_p,
     legal_logits,
+    penalised,
     sample,
     uniforms,
+    unrepeated,
 )
 
 SHARES = torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
@@ -154,6 +156,10 @@ def test_random_numbers_belong_to_their_key():
         ({"top_k": 0}, "top_k: 0 ids can't be kept (1 or more)"),
         ({"top_p": 0.0}, "top_p: 0.0 is not a share (above 0, at most 1)"),
         ({"min_p": 2.0}, "min_p: 2.0 is not a share (from 0 to 1)"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: 0.0 is no penalty (above 1; 1 changes nothing)"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty: nan is no penalty"),
+        ({"repetition_window": 0}, "repetition_window: a window of 0 ids holds nothing (1 or more)"),
+        ({"no_repeat": 0}, "no_repeat: 0 ids can't come twice (1 or more)"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -172,3 +178,42 @@ def test_guidance_by_hand():
     assert torch.allclose(shares, wanted / wanted.sum())
     assert torch.equal(guided(known, unknown, 1.0).softmax(-1), known.softmax(-1))
     assert torch.equal(guided(known, unknown, 0.0).softmax(-1), unknown.softmax(-1))
+
+
+histories = st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=4)
+
+
+def padded(lists: list[list[int]], width: int) -> torch.Tensor:
+    """(B, width), -1 beyond the end of a list."""
+    return torch.tensor([row + [-1] * (width - len(row)) for row in lists]).view(len(lists), width)
+
+
+@given(histories, st.floats(0.25, 4), st.integers(1, 6), st.integers(0, 2**16))
+def test_the_penalty_by_its_definition(made, penalty, window, seed):
+    """Keskar et al. 2019: x / p where x > 0, else x p, for every id among the last ones."""
+    logits = torch.randn(len(made), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    logits[:, seed % 4] = -torch.inf
+    found = penalised(logits, padded([row[-window:] for row in made], window), penalty)
+    for row, ids in enumerate(made):
+        for column in range(4):
+            x = float(logits[row, column])
+            changed = x / penalty if x > 0 else x * penalty
+            assert float(found[row, column]) == (changed if column in ids[-window:] else x)
+
+
+@given(histories, st.integers(1, 5), st.integers(1, 15))
+def test_no_n_ids_come_twice(made, n, mask):
+    legal = torch.tensor([0.0 if mask >> column & 1 else -torch.inf for column in range(4)])
+    last = [([-1] * n + row)[len(row) + 1 :] for row in made]
+    found = unrepeated(legal.expand(len(made), 4), padded(made, 9), torch.tensor(last).view(len(made), n - 1))
+    for row, ids in enumerate(made):
+        seen = {tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)}
+        start = ids[len(ids) - n + 1 :] if len(ids) >= n - 1 else None
+        allowed = [column for column in range(4) if mask >> column & 1]
+        fresh = [c for c in allowed if start is None or (*start, c) not in seen]
+        assert torch.isfinite(found[row]).nonzero()[:, 0].tolist() == (fresh or allowed)
+
+
+def test_nobody_minds_repeats_unless_asked():
+    assert not Sampling().minds_repeats and not Sampling(repetition_penalty=1.0).minds_repeats
+    assert Sampling(no_repeat=3).minds_repeats and Sampling(repetition_penalty=1.2).minds_repeats

@@ -52,6 +52,13 @@ Guidance = Annotated[
     float | None,
     typer.Option(min=0, help="follow what stands before more than by itself: 1.5; twice the time"),
 ]
+Penalty = Annotated[
+    float | None,
+    typer.Option(min=0, help="what was just made is less likely to come again: 1.1"),
+]
+NoRepeat = Annotated[
+    int | None, typer.Option(min=1, help="no so many ids in a row come twice, if others may")
+]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
 Live = Annotated[bool, typer.Option("--stream", help="show what is made while it is made; one piece")]
 Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
@@ -79,6 +86,8 @@ def _shared(
     top_p: TopP = 0.95,
     min_p: MinP = None,
     guidance: Guidance = None,
+    repetition_penalty: Penalty = None,
+    no_repeat: NoRepeat = None,
     max_tokens: MaxTokens = None,
     stream: Live = False,
     plugin: Plugin = None,
@@ -91,7 +100,10 @@ def _shared(
     """What all verbs here take; their own options come after the run."""
 
 
-HOW = ("best_of", "seed", "top_k", "top_p", "min_p", "guidance", "max_tokens")
+HOW = (
+    *("best_of", "seed", "top_k", "top_p", "min_p"),
+    *("guidance", "repetition_penalty", "no_repeat", "max_tokens"),
+)
 """Those of them that a run takes under the same names."""
 
 

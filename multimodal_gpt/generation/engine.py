@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimodal_gpt.generation.clock import Clock
+from multimodal_gpt.generation.history import History
 from multimodal_gpt.generation.memory import Cached, Recomputed, joined
 from multimodal_gpt.generation.sampling import Sampling, bits, exact, guided, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Member, Target
@@ -147,6 +148,7 @@ class _Batch:
         self.memory = self._new_memory(decoder, places)
         self.unguided = None if how.guidance in (None, 1.0) else self._new_memory(decoder, places)
         self.trail = _Trail(places, len(self.plan.wanted))
+        self.history = self._new_history(places) if how.minds_repeats else None
         self.walker = Walker(self.plan, range(places))
         self._begin(list(range(places)))
 
@@ -160,6 +162,10 @@ class _Batch:
     def _new_memory(self, decoder: Decoder | None, places: int) -> Cached | Recomputed:
         width = max(r.budget + max(len(p.ids) for p in (r.prompt, r.unguided) if p) for r in self.asked)
         return Recomputed(self.net, places, width) if decoder is None else Cached(decoder, places, width)
+
+    def _new_history(self, places: int) -> History:
+        longest = max(row.budget for row in self.asked)
+        return History(places, longest, len(self.plan.columns) - 1, self.how, self.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=exact(self.device), device=self.device)
@@ -189,11 +195,16 @@ class _Batch:
         """(B,) next ids; also writes down what they cost."""
         walker, how = self.walker, self.how
         allowed, member = walker.allowed(), walker.current
-        likely = wanted = legal_logits(self._scores(self.memory.hidden), allowed).log_softmax(-1)
+        legal = legal_logits(self._scores(self.memory.hidden), allowed)
+        likely = wanted = legal.log_softmax(-1)
         if self.unguided is not None and how.guidance is not None:
             without = legal_logits(self._scores(self.unguided.hidden), allowed).log_softmax(-1)
             wanted = guided(likely, without, how.guidance)
+        if self.history is not None:
+            wanted = self.history.held_back(legal if self.unguided is None else wanted)
         column = sample(wanted, self.uniform[self.step % len(self.uniform)], self.warmth(member), how)
+        if self.history is not None:
+            self.history.add(column)
         ids = walker.ids(column)
         self.trail.add(ids, member, bits(likely, column), allowed.sum(1))
         return ids
@@ -221,6 +232,8 @@ class _Batch:
         self.walker.put(rows, Walker(self.plan, numbers))
         if self.clock is not None:
             self.clock.put(places, numbers)
+        if self.history is not None:
+            self.history.clear(rows)
         fresh = np.stack([uniforms(self.asked[n].key, len(self.uniform)) for n in numbers], axis=1)
         self.uniform.index_copy_(1, rows, self._tensor(np.roll(fresh, self.step, axis=0)))
         for place, number in zip(places, numbers, strict=True):
@@ -240,7 +253,7 @@ class _Batch:
         for hole, last in zip(ended, (n for n in range(count, len(going)) if n not in ended), strict=False):
             order[hole] = last  # so most keep their places
         rows = torch.tensor(order, device=self.device)
-        for part in (self.walker, self.trail, self.memory, self.unguided, self.clock):
+        for part in (self.walker, self.trail, self.memory, self.unguided, self.clock, self.history):
             if part is not None:
                 part.keep(rows)
         self.numbers, self.uniform = [self.numbers[place] for place in order], self.uniform[:, rows]

@@ -25,8 +25,14 @@ RANKED = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How ids are drawn. `temperature` is one number, or one per modality (1.0 where none is named);
-    `guidance` is the weight of `guided`, None for none.
+    """How ids are drawn; None leaves a step out.
+
+    Args:
+        temperature: one number, or one per modality (1.0 where none is named).
+        top_k, top_p, min_p: filters, see the functions of their names.
+        guidance: the weight of `guided`.
+        repetition_penalty: of `penalised`, for ids among the last `repetition_window` that the row has made.
+        no_repeat: the n of `unrepeated`.
 
     Raises UserError where a value is out of its range.
     """
@@ -36,6 +42,9 @@ class Sampling:
     top_p: float | None = None
     min_p: float | None = None
     guidance: float | None = None
+    repetition_penalty: float | None = None
+    repetition_window: int = 64
+    no_repeat: int | None = None
 
     def __post_init__(self) -> None:
         warmth = self.temperature
@@ -52,11 +61,27 @@ class Sampling:
             raise UserError(f"{self.min_p} is not a share", "min_p", "from 0 to 1")
         if self.guidance is not None and not 0 <= self.guidance < float("inf"):
             raise UserError(f"{self.guidance} is no weight", "guidance", "0 or more; 1 changes nothing")
+        self._check_repeats()
+
+    def _check_repeats(self) -> None:
+        penalty = self.repetition_penalty
+        if penalty is not None and not 0 < penalty < float("inf"):
+            raise UserError(f"{penalty} is no penalty", "repetition_penalty", "above 1; 1 changes nothing")
+        if self.repetition_window < 1:
+            what = f"a window of {self.repetition_window} ids holds nothing"
+            raise UserError(what, "repetition_window", "1 or more")
+        if self.no_repeat is not None and self.no_repeat < 1:
+            raise UserError(f"{self.no_repeat} ids can't come twice", "no_repeat", "1 or more")
 
     @property
     def even(self) -> bool:
         """Whether one temperature goes for all modalities."""
         return not isinstance(self.temperature, Mapping)
+
+    @property
+    def minds_repeats(self) -> bool:
+        """Whether what a row has made so far has a say in what comes next."""
+        return self.repetition_penalty not in (None, 1.0) or self.no_repeat is not None
 
     def temperature_of(self, modality: str) -> float:
         """The temperature for one modality."""
@@ -83,6 +108,35 @@ def guided(known: Tensor, unknown: Tensor, weight: float) -> Tensor:
     `known`, `unknown`: log-probabilities with and without, -inf where an id may not come. 1 = `known`.
     """
     return torch.where(known > -torch.inf, unknown + weight * (known - unknown), -torch.inf)
+
+
+def penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
+    """(B, V) logits, those of recent columns (B, W) divided by `penalty` where positive, else multiplied by
+    it (Keskar et al. 2019). -1 among the recent ones stands for none.
+    """
+    said = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    said = said.scatter_(1, recent % said.shape[1], True)[:, :-1]  # -1 is the last, which is cut off
+    return torch.where(said, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def unrepeated(logits: Tensor, made: Tensor, last: Tensor) -> Tensor:
+    """(B, V) logits without the columns that followed the last n - 1, `last` (B, n - 1), when these came
+    before among those made so far, (B, T), -1 for none: so no n of them come twice. Where no other may come,
+    these may.
+    """
+    count = last.shape[1]
+    if made.shape[1] <= count:
+        return logits
+    if count:
+        before = made[:, :-1].unfold(1, count, 1)  # (B, T - n + 1, n - 1)
+        again = (before == last[:, None]).all(-1) & (last >= 0).all(-1, keepdim=True)
+    else:
+        again = torch.ones_like(made, dtype=torch.bool)
+    banned = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    follower = made[:, count:].where(again, torch.full_like(made[:, count:], -1))
+    banned = banned.scatter_(1, follower % banned.shape[1], True)[:, :-1]
+    left = logits.masked_fill(banned, -torch.inf)
+    return torch.where((left > -torch.inf).any(1, keepdim=True), left, logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -74,9 +74,9 @@ class Run:
             bars: make exactly so many bars (chunks); None = as the model likes.
             wishes: modality -> what else is asked of it, as its tokenizer's `wishes` tells; holds for sure.
             progress: called with how many parts were just made (n for each item of `to` in all).
-            options: n, best_of, seed, temperature, top_k, top_p, min_p, guidance and max_tokens, see
-                `settings`; and what is given: modality = words as on the command line, a Path, or a content
-                object.
+            options: n, best_of, seed, temperature, top_k, top_p, min_p, guidance, repetition_penalty,
+                repetition_window, no_repeat and max_tokens, see `settings`; and what is given: modality =
+                words as on the command line, a Path, or a content object.
 
         Raises UserError on unknown names, contents that can't be used, wishes that can't be met, and a prompt
         that leaves no room.
