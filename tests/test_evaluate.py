@@ -14,6 +14,7 @@ from toy_runs import new_run, refused
 
 from multimodal_gpt.data.prepare import prepare
 from multimodal_gpt.evaluation.compare import compare
+from multimodal_gpt.evaluation.compressed import compressed
 from multimodal_gpt.evaluation.context_gain import context_gain, derange
 from multimodal_gpt.evaluation.documents import held_out, read_folder, spread, training
 from multimodal_gpt.evaluation.evaluate import RESULT, evaluate, load, questions, save
@@ -148,6 +149,14 @@ def test_runs_are_compared_document_by_document(place, subject):
     less = evaluate(other, data=data, only=["likelihood"], scope=Scope(documents=5))
     row = next(row for row in compare([found[0], less], ["one", "two"])[0].rows if row.name == "beats")
     assert set(row.figures) == {"one", "two"}
+
+
+def test_real_bytes_agree_with_the_likelihood(subject):
+    row = next(row for row in compressed(subject).rows if row.name == "beats")
+    promised, paid = row.figures["likelihood"].value, row.figures[MODEL].value
+    rounding = 16 * row.count / sum(row.units)  # a document closes with whole bytes
+    assert promised <= paid <= 1.01 * promised + rounding
+    assert row.figures["with header"].value > paid
 
 
 def test_the_best_figure_is_told_apart():

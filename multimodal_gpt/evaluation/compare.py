@@ -11,9 +11,9 @@ from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.evaluate import Evaluation
 from multimodal_gpt.evaluation.tables import MODEL, Figure, Row, Table, ratio
 
-ABOUT = """One column for each run: its own figure, floors and nulls left out. `NAME - FIRST`: by how much a
-run's figure is above that of the first, with a 95 % paired bootstrap over documents, where both were measured
-on the same ones."""
+ABOUT = """One column for each run: its own figure, floors and nulls left out. `NAME - FIRST`: by how much
+a run's figure is above that of the first, with a 95 % paired bootstrap over documents, where both were
+measured on the same ones."""
 
 
 def compare(evaluations: Sequence[Evaluation], names: Sequence[str]) -> tuple[Table, ...]:

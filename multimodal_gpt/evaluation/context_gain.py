@@ -32,10 +32,10 @@ COUNTED_ORDER = 4
 """Tokens that the n-gram of a gain looks back at, what stands beside counted as one."""
 ABOUT = """Bits per unit of the first that knowing the second saves: with the document's own (model), with
 another document's (stranger), with that of another of the same mode and meter, moved to the same key and
-length (lookalike). The model listens only where true - lookalike is above 0, too. The base is the better of
-the same model without context and, where one was named, a specialist. The n-gram is what counting saves on
-its own base: half of it sees the last tokens of the second that have begun. In brackets: 95 % paired
-bootstrap over documents."""
+length (lookalike). The model listens only where true - lookalike is above 0, too. The base is the better
+of the same model without context and, where one was named, a specialist. The n-gram is what counting
+saves on its own base: half of it sees the last tokens of the second that have begun. In brackets: 95 %
+paired bootstrap over documents."""
 FEWEST = 3
 """Documents without which nothing is said."""
 

@@ -14,9 +14,9 @@ from multimodal_gpt.evaluation.tables import HIGHER, LOWER, MODEL, Figure, Row, 
 
 ROUNDS = 3
 BATCH = 16
-ABOUT = """Of this machine, today, beside whatever else it does: compare only figures of one machine. Reading:
-one forward pass over a held-out document. Making: new pieces from nothing, grammar included, medians of three
-rounds. Peak memory is that of the whole process so far, libraries and data included."""
+ABOUT = """Of this machine, today, beside whatever else it does: compare only figures of one machine.
+Reading: one forward pass over a held-out document. Making: new pieces from nothing, grammar included,
+medians of three rounds. Peak memory is that of the whole process so far, libraries and data included."""
 
 
 def cost(subject: Subject) -> Table:

@@ -21,6 +21,7 @@ from multimodal_gpt.generation.session import Run
 QUESTIONS = {
     "likelihood": "prediction.prediction",
     "gain": "context_gain.context_gain",
+    "compression": "compressed.compressed",
     "cost": "cost.cost",
 }
 """Name on the command line -> function of this package."""

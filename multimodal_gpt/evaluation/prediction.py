@@ -24,8 +24,8 @@ BYTE = 256
 ABOUT = f"""Bits per unit (note, chord, character), which no choice of tokens changes: all bits of the
 held-out documents over all their units; every token of the modality is charged, nothing is cropped. In
 brackets: 95 % bootstrap over documents. The n-gram ({ORDER} tokens back, Kneser-Ney) and the model of the
-last token count the training documents as they are. Compressors are primed with these and pack all held-out
-ones together, which favours them: text as bytes, other modalities as one or two bytes per id."""
+last token count the training documents as they are. Compressors are primed with these and pack all
+held-out ones together, which favours them: text as bytes, other modalities as one or two bytes per id."""
 
 
 def prediction(subject: Subject) -> Table:
@@ -58,7 +58,7 @@ def rows_of(subject: Subject, name: str) -> Iterator[Row]:
     if subject.layout(name, ()):
         bits = _alone(subject, name, pieces)
         row = ratio_row(name, f"bits/{unit}", LOWER, bits, units, sources(pieces))
-        yield replace(row, figures={**row.figures, **_packed(subject, name, pieces, units.sum())})
+        yield replace(row, figures={**row.figures, **packed(subject, name, pieces, units.sum())})
         macro = ratio_row(
             f"{name}, mean of documents",
             f"bits/{unit}",
@@ -140,8 +140,8 @@ def compressors() -> Mapping[str, Callable[[bytes], bytes]]:
     return {**found, "zstd": zstandard.ZstdCompressor(level=22).compress}
 
 
-def _packed(subject: Subject, name: str, pieces: Sequence[Piece], units: float) -> dict[str, Figure]:
-    """Column -> bits per unit that all pieces add to the packed training documents."""
+def packed(subject: Subject, name: str, pieces: Sequence[Piece], units: float) -> dict[str, Figure]:
+    """Compressor -> bits per unit that all pieces add to the packed training documents."""
     write = _writer(subject.run.vocabulary, name)
     before = b"".join(write(segment) for segment in subject.learnt(name))
     after = before + b"".join(write(piece.segments[name]) for piece in pieces)
