@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from multimodal_gpt.generation.engine import ROWS, Row
 from multimodal_gpt.generation.layout import Choice, choices, lay_out
 from multimodal_gpt.generation.request import settings
 from multimodal_gpt.generation.sampling import Sampling
 from multimodal_gpt.generation.session import Run
-from multimodal_gpt.stream.arrangement import Part, crop, from_stream
+from multimodal_gpt.stream.arrangement import Part, Stream, crop, from_stream
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 
 USUAL: Sampling = settings({})[0]["how"]
@@ -85,19 +87,31 @@ def is_trained(run: Run, wanted: Part, known: Part) -> bool:
     return any(choice.trained for choice in _uses(run, wanted, known))
 
 
-def fitting(run: Run, given: Mapping[str, Encoded], each: int) -> dict[str, Encoded]:
+def prompt_of(run: Run, wanted: str, given: Mapping[str, Encoded]) -> Stream | None:
+    """What a model sees before the first id of one more modality, its tag the last; None where no layout
+    uses all that is given.
+    """
+    tag = run.vocabulary.range(wanted).tag
+    for choice in _uses(run, (wanted,), tuple(given)):
+        if choice.part == (wanted,):
+            stream, _ = lay_out(run.vocabulary, given, choice, (wanted,))
+            return Stream(np.append(stream.ids, tag), np.append(stream.clock, np.float32(0)))
+    return None
+
+
+def fitting(run: Run, given: Mapping[str, Encoded], each: int, spare: int = 8) -> dict[str, Encoded]:
     """The first chunks of what is given, so many that the context leaves `each` tokens for the answer to
-    every one of them; all where they fit.
+    every one of them, and some to spare; all where they fit.
     """
     longest = max(given.values(), key=lambda segment: len(segment.edges))
     chunks = len(longest.edges) - 1
-    tokens = [sum(len(s.ids) for s in given.values()) + len(given) * chunks + each * chunks]
-    if tokens[0] + 8 <= run.engine.context:
+    tokens = sum(len(s.ids) for s in given.values()) + (len(given) + each) * chunks
+    if tokens + spare <= run.engine.context:
         return dict(given)
     low, high = 1, chunks
     while low < high:
         middle = (low + high + 1) // 2
         part = crop(given, 0.0, float(longest.times[middle]) if middle < chunks else float("inf"))
-        taken = sum(len(s.ids) for s in part.values()) + (len(given) + each) * middle + 8
+        taken = sum(len(s.ids) for s in part.values()) + (len(given) + each) * middle + spare
         low, high = (middle, high) if taken <= run.engine.context else (low, middle - 1)
     return crop(given, 0.0, float(longest.times[low]) if low < chunks else float("inf"))
