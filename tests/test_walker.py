@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_gpt.generation.closing import FAR, closing_chunks, rounds_to_see
+from multimodal_gpt.generation.rules import Rules
 from multimodal_gpt.generation.sampling import Sampling, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Target, members_of
-from multimodal_gpt.generation.walker import Plan, Rules, Walker
+from multimodal_gpt.generation.walker import Plan, Walker
 from multimodal_gpt.stream.arrangement import from_stream, merge_chunks
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import END, MIX, Encoded, Vocabulary

@@ -50,7 +50,7 @@ TopP = Annotated[float | None, typer.Option(min=0, max=1, help="sample within th
 MinP = Annotated[float | None, typer.Option(min=0, max=1, help="least share of the likeliest")]
 Guidance = Annotated[
     float | None,
-    typer.Option(min=0, help="follow what stands before more than by itself: 1.5; twice the time"),
+    typer.Option(min=0, help="follow what is given more than by itself: 1.5; twice the time"),
 ]
 Penalty = Annotated[
     float | None,

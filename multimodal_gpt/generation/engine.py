@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from multimodal_gpt.generation.clock import Clock
 from multimodal_gpt.generation.history import History
 from multimodal_gpt.generation.memory import Cached, Recomputed, joined
+from multimodal_gpt.generation.rules import Rules
 from multimodal_gpt.generation.sampling import Sampling, bits, exact, guided, legal_logits, sample, uniforms
 from multimodal_gpt.generation.target import Member, Target
-from multimodal_gpt.generation.walker import Plan, Rules, Walker
+from multimodal_gpt.generation.walker import Plan, Walker
 from multimodal_gpt.model.decoding import Decoder
 from multimodal_gpt.model.gpt import GPT
 from multimodal_gpt.stream.arrangement import Stream
@@ -50,6 +51,7 @@ class Row:
         budget: tokens that the part may take, its tags and END included.
         key: numbers that decide the row's randomness.
         unguided: the prompt without what is to guide the row more, or less, than it would; None = the same.
+            What takes turns with the target guides it too.
     """
 
     prompt: Stream
@@ -175,6 +177,7 @@ class _Batch:
         while self.left:
             ids = self._choose()
             times = None if self.clock is None else self.clock.times(self.walker, ids)
+            own = self.walker.belongs(ids) if self.plan.given else torch.ones_like(ids, dtype=torch.bool)
             self.walker.advance(ids)
             going = ~self.walker.done
             count = int(going.sum())
@@ -183,10 +186,12 @@ class _Batch:
             self.step += 1
             if 0 < count <= SHRINK * len(going) and not self.waiting:
                 rows = self._shrink(going)
-                ids, times, going = ids[rows], None if times is None else times[rows], going[rows]
-            for memory in (self.memory, self.unguided) if count else ():
-                if memory is not None:
-                    memory.add(ids, times, going)
+                ids, own, going = ids[rows], own[rows], going[rows]
+                times = None if times is None else times[rows]
+            if count:
+                self.memory.add(ids, times, going)
+            if count and self.unguided is not None:
+                self.unguided.add(ids, times, going & own, pauses=bool(self.plan.given))
             if self.waiting and count <= REFILL * len(going):
                 ended = self.walker.done.nonzero()[:, 0].tolist()
                 self._begin(ended[: len(self.waiting)])
@@ -198,7 +203,8 @@ class _Batch:
         legal = legal_logits(self._scores(self.memory.hidden), allowed)
         likely = wanted = legal.log_softmax(-1)
         if self.unguided is not None and how.guidance is not None:
-            without = legal_logits(self._scores(self.unguided.hidden), allowed).log_softmax(-1)
+            scores = self._scores(self.unguided.hidden, alone=True)
+            without = legal_logits(scores, allowed).log_softmax(-1)
             wanted = guided(likely, without, how.guidance)
         if self.history is not None:
             wanted = self.history.held_back(legal if self.unguided is None else wanted)
@@ -209,10 +215,19 @@ class _Batch:
         self.trail.add(ids, member, bits(likely, column), allowed.sum(1))
         return ids
 
-    def _scores(self, hidden: Tensor) -> Tensor:
-        """(B, C) logits of the columns from hidden (B, D): only what could come is scored."""
-        way_out = (hidden * F.embedding(self.walker.way_out, self.table)).sum(-1, keepdim=True)
-        return torch.cat([F.linear(hidden, self.head), way_out], dim=1).float()
+    def _scores(self, hidden: Tensor, *, alone: bool = False) -> Tensor:
+        """(B, C) logits of the columns from hidden (B, D): only what could come is scored.
+
+        `alone`: hidden states of what is wanted without what takes turns with it. There something else leads
+        out of a stretch: the next tag of its own, or whatever begins its next chunk or ends it.
+        """
+        scores = F.linear(hidden, self.head)
+        if alone and self.plan.leaving is not None:
+            way_out = scores[:, self.plan.leaving].logsumexp(1, keepdim=True)
+        else:
+            ids = self.walker.own_way_out if alone else self.walker.way_out
+            way_out = (hidden * F.embedding(ids, self.table)).sum(-1, keepdim=True)
+        return torch.cat([scores, way_out], dim=1).float()
 
     def warmth(self, member: Tensor) -> Tensor | float:
         """Temperatures of the rows, by the member (B,) whose ids they are to draw."""
@@ -241,8 +256,8 @@ class _Batch:
 
     def _prompts(self, number: int) -> tuple[Stream, Stream]:
         """What stands before the first choice of a row, and the same unguided."""
-        row, prefix = self.asked[number], self.plan.programs[number].prefix
-        return joined(row.prompt, prefix), joined(row.unguided or row.prompt, prefix)
+        row, program = self.asked[number], self.plan.programs[number]
+        return joined(row.prompt, program.prefix), joined(row.unguided or row.prompt, program.own_prefix)
 
     def _shrink(self, going: Tensor) -> Tensor:
         """Drop the rows that have ended; gives the old places (B,) of those that go on."""

@@ -66,10 +66,17 @@ class Cached:
         key = b"" if following is None else _key(following)
         self.known = [known.only(key) for known in self.known if key in known.rows]
 
-    def add(self, ids: Tensor, times: Tensor | None, going: Tensor) -> None:
-        """One more id (B,) for the rows that are going, (B,) bool; `times`: (B,) quarter notes."""
-        even = self.cache.next_place() is not None  # those that have ended are in nobody's way
-        self.hidden = self.decoder.step(ids, self.cache, times, None if even else going)
+    def add(self, ids: Tensor, times: Tensor | None, going: Tensor, *, pauses: bool = False) -> None:
+        """One more id (B,) for the rows that are going, (B,) bool; `times`: (B,) quarter notes.
+
+        `pauses`: whether others may go on later: they stay as they are. Else nobody looks at them again.
+        """
+        if not pauses:
+            even = self.cache.next_place() is not None  # those that have ended are in nobody's way
+            self.hidden = self.decoder.step(ids, self.cache, times, None if even else going)
+        elif bool(going.any()):
+            hidden = self.decoder.step(ids, self.cache, times, going)
+            self.hidden = torch.where(going[:, None], hidden, self.hidden)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows (N,) only, in this order."""
@@ -107,7 +114,7 @@ class Recomputed:
         self.counts[places] = counts
         self.hidden = self._read()
 
-    def add(self, ids: Tensor, times: Tensor | None, going: Tensor) -> None:
+    def add(self, ids: Tensor, times: Tensor | None, going: Tensor, *, pauses: bool = False) -> None:
         """One more id (B,) for the rows that are going, (B,) bool; `times`: (B,) quarter notes."""
         rows = going.nonzero()[:, 0]
         self.ids[rows, self.counts[rows]] = ids[rows]

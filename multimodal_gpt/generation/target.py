@@ -115,6 +115,7 @@ class Program:
         forced: (F,) int64 ids that come whatever the model thinks, the last of them END.
         clock: (F,) float32 their times in quarter notes, 0 for tags and timeless ids.
         stop: (E,) int64: stretch e lies before forced[stop[e]], which is also the way out of it.
+        own: (F,) bool: forced ids that would stand here too if nothing took turns with what is wanted.
         member: (E,) int64: whose ids stretch e holds, an index into the wanted members.
         left: (E, M) int64: stretches of each member after e; in an open program, within e's round.
         owed: (E,) int64: forced ids from e on; in an open program, if it closes after e's round.
@@ -129,6 +130,7 @@ class Program:
     forced: np.ndarray
     clock: np.ndarray
     stop: np.ndarray
+    own: np.ndarray
     member: np.ndarray
     lasts: np.ndarray
     begin: np.ndarray
@@ -142,6 +144,18 @@ class Program:
     def prefix(self) -> Stream:
         """What is forced before the first free stretch: it belongs to the prompt."""
         return Stream(self.forced[: self.stop[0]], self.clock[: self.stop[0]])
+
+    @property
+    def own_prefix(self) -> Stream:
+        """What of it would be there too if nothing took turns with what is wanted."""
+        own = self.own[: self.stop[0]]
+        return Stream(self.prefix.ids[own], self.prefix.clock[own])
+
+    @property
+    def own_next(self) -> np.ndarray:
+        """(F,) int64: the first of the forced ids, from each on, that would be there too."""
+        places = np.where(self.own, np.arange(len(self.own)), len(self.own) - 1)
+        return self.forced[np.minimum.accumulate(places[::-1])[::-1]]
 
 
 def is_whole(target: Target, member: Member) -> bool:
@@ -194,6 +208,7 @@ class _Writer:
         first = [MIX] if target.mixed else []
         self.forced: list[int] = first if target.gap is None else [FILL]
         self.clock: list[float] = [0.0] * len(self.forced)
+        self.own: list[bool] = [len(target.wanted) > 1 or not target.given] * len(self.forced)
         self.stop: list[int] = []
         self.member: list[int] = []
         self.round: list[int] = []
@@ -238,7 +253,11 @@ class _Writer:
             self._free(name, number, gap.begin, length)
 
     def _tag(self, name: str) -> None:
-        self.forced.append(self.members[name].tag)
+        """Of a modality that stands alone once the others are gone, only the first tag is left."""
+        given, alone = self.target.given, len(self.target.wanted) == 1
+        tag = self.members[name].tag
+        self.own.append(name not in given and not (given and alone and tag in self.forced))
+        self.forced.append(tag)
         self.clock.append(0.0)
 
     def _known(self, segment: Encoded, number: int, time: float | None) -> None:
@@ -252,11 +271,13 @@ class _Writer:
         times = np.zeros(stop - start) if segment.clock is None else segment.clock[start:stop]
         self.forced += (segment.ids[start:stop] + first).tolist()
         self.clock += times.tolist()
+        self.own += [segment.modality not in self.target.given] * (stop - start)
 
     def closed_program(self) -> Program:
         """The program where the number of turns is fixed."""
         self.forced.append(END)
         self.clock.append(0.0)
+        self.own.append(True)
         stop = np.array(self.stop, dtype=np.int64)
         left = self._left(np.zeros(len(stop), dtype=np.int64))
         nowhere = np.zeros(len(stop), dtype=bool)
@@ -281,7 +302,8 @@ class _Writer:
         lasts = np.array(self.lasts, dtype=np.float32)
         begin = np.array([self.begin.get(name, 0.0) for name in self.target.wanted])
         member, chunks = np.array(self.member), np.array(self._chunks(), dtype=np.float32)
-        return Program(np.array(self.forced), clock, stop, member, lasts, begin, chunks, *rest)
+        forced, own = np.array(self.forced), np.array(self.own)
+        return Program(forced, clock, stop, own, member, lasts, begin, chunks, *rest)
 
     def _chunks(self) -> list[float]:
         target = self.target

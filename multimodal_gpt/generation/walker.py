@@ -1,4 +1,4 @@
-"""Where every row of a batch stands, and which ids may come next: legality as tables on the model's device.
+"""Where every row of a batch stands, and which ids may come next.
 
 B rows, C scored columns, E free stretches, M wanted members, K rounds that may still be added, N chunks,
 S states, V local ids.
@@ -6,21 +6,17 @@ S states, V local ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multimodal_gpt.generation.closing import FAR, closing_chunks, closing_whole, rounds_to_see
-from multimodal_gpt.generation.target import NEAR, Member, Target, build_program, is_counted, is_whole
-from multimodal_gpt.stream.grammar import Grammar
+from multimodal_gpt.generation.closing import FAR
+from multimodal_gpt.generation.rules import DEEPEST, Rules, Tables
+from multimodal_gpt.generation.target import NEAR, Target, build_program, is_counted, is_whole
 from multimodal_gpt.stream.vocabulary import END, PAD
-
-DEEPEST = 64
-"""Distances are computed for this many chunks at first, for twice as many where they do not do."""
 
 FIELDS = {
     "forced": PAD,
@@ -32,98 +28,12 @@ FIELDS = {
     "round_end": 0,
     "lasts": np.nan,
     "chunks": np.nan,
+    "own": False,
+    "own_next": PAD,
 }
 """What a walk knows of its rows' programs, and what is beyond their ends."""
 STANDING = ("total", "count", "begun", "place", "budget", "stretch", "state", "fresh", "length")
 """Where its rows stand."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """One modality on the device, made whole or in chunks.
-
-    Args:
-        next_state: (S + 1, V) int32, -1 where an id may not come, as nowhere in the last row.
-        cut: (V,) bool, ids that begin a chunk.
-        legal: (2, S + 1, V) bool, ids that the grammar allows within a stretch, and as the first of one.
-        tells: (2, S + 1) bool, where ids are legal that say how long a chunk lasts.
-        inside, between: (K, S) int32, see Closing.
-        most: (K,) int64, the largest of `inside` over all states that a walk comes to.
-        rounds: further chunks to look at where any number may follow.
-        reach: (S + 1, V + 2) int32, fewest tokens to END by way of each column when the member is a
-            part of its own; the last row is of those who are there. None where it takes turns.
-        spans: (V,) float32, see Member; None where it is made whole, or does not tell.
-    """
-
-    next_state: Tensor
-    cut: Tensor
-    legal: Tensor
-    tells: Tensor
-    inside: Tensor
-    between: Tensor
-    most: Tensor
-    rounds: int
-    reach: Tensor | None
-    spans: Tensor | None
-
-
-class Rules:
-    """The modalities of a model and their tables on its device, made when they are first needed."""
-
-    def __init__(self, members: Mapping[str, Member], device: torch.device) -> None:
-        self.members, self.device = members, device
-        self._next_state: dict[str, Tensor] = {}
-        self._tables: dict[tuple[str, bool], Tables] = {}
-
-    def tables(self, name: str, whole: bool, chunks: int) -> Tables:
-        """The tables of a modality, for up to `chunks` chunks or more."""
-        found = self._tables.get((name, whole))
-        if found is None or (len(found.inside) <= chunks and not whole):
-            depth = DEEPEST
-            while depth < chunks:
-                depth *= 2
-            found = self._tables[name, whole] = self._make(name, whole, depth)
-        return found
-
-    def _make(self, name: str, whole: bool, chunks: int) -> Tables:
-        grammar, spans = self.members[name].grammar, self.members[name].spans
-        if name not in self._next_state:
-            nowhere = np.full((1, grammar.size), -1, dtype=np.int32)  # where a row is that has ended
-            self._next_state[name] = self._tensor(np.vstack([grammar.next_state, nowhere]).astype(np.int32))
-        closing = closing_whole(grammar) if whole else closing_chunks(grammar, chunks)
-        legal = self._next_state[name] >= 0
-        if not whole:  # what begins a chunk comes first in a stretch and nowhere else
-            cut = self._tensor(grammar.cut)
-            legal = torch.stack([legal & ~cut, legal & cut])
-        else:
-            legal = legal.expand(2, -1, -1)
-        says = torch.zeros_like(legal[0, 0]) if whole or spans is None else ~self._tensor(spans).isnan()
-        reached = np.unique(grammar.next_state[grammar.next_state >= 0])
-        return Tables(
-            next_state=self._next_state[name],
-            cut=self._tensor(grammar.cut),
-            legal=legal,
-            tells=(legal & says).any(-1),
-            inside=self._tensor(closing.inside),
-            between=self._tensor(closing.between),
-            most=self._tensor(closing.inside[:, reached].max(1).astype(np.int64)),
-            rounds=rounds_to_see(closing),
-            reach=self._tensor(_reach(grammar)) if whole else None,
-            spans=None if whole or spans is None else self._tensor(spans),
-        )
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.device)
-
-
-def _reach(grammar: Grammar) -> np.ndarray:
-    states, size = grammar.next_state.shape
-    reach = np.full((states + 1, size + 2), FAR, dtype=np.int32)
-    after = np.minimum(grammar.to_final, FAR)[grammar.next_state] + 2  # the id itself, and END
-    reach[:-1, :-2] = np.where(grammar.next_state >= 0, after, FAR)
-    reach[:-1, -1] = np.where(grammar.final, 1, FAR)
-    reach[-1, -1] = 0
-    return reach
 
 
 class Plan:
@@ -137,6 +47,7 @@ class Plan:
     def __init__(self, rules: Rules, targets: Sequence[Target], budget: Sequence[int]) -> None:
         first, members = targets[0], rules.members
         self.wanted = [members[name] for name in first.wanted]
+        self.given = tuple(first.given)
         self.device, self.budget = rules.device, list(budget)
         asked = dict.fromkeys(zip(targets, budget, strict=True))  # rows of one wish share their target
         made = {one: build_program(one[0], members, one[1]) for one in asked}
@@ -145,9 +56,9 @@ class Plan:
         deepest = max(max(int(p.left.max()), len(p.chunks)) for p in made.values()) + 3
         whole = [is_whole(first, m) and not self.counted for m in self.wanted]
         self.tables = [rules.tables(m.name, w, deepest) for m, w in zip(self.wanted, whole, strict=True)]
-        is_open = bool(self.programs[0].again.any())
+        self.open = bool(self.programs[0].again.any())
         self.reach = None if first.mixed else self.tables[0].reach
-        self.rounds = min(DEEPEST - 4, 2 + max(t.rounds for t in self.tables)) if is_open else 1
+        self.rounds = min(DEEPEST - 4, 2 + max(t.rounds for t in self.tables)) if self.open else 1
 
     def least(self, row: int) -> int:
         """Fewest tokens of a legal walk of a row, its prefix included; FAR or more where there is none."""
@@ -161,6 +72,16 @@ class Plan:
             ids = sum(int(t.between[k, 0]) for t, k in zip(self.tables, chunks, strict=True))
             costs.append(ids + int(program.stop[0] + program.owed[0] + extra * program.again.sum()))
         return min(costs)
+
+    @cached_property
+    def leaving(self) -> Tensor | None:
+        """Columns that would end a chunk of the one wanted member if nothing took turns with it: what begins
+        the next one, and END where that is no choice of its own here. None where a forced id ends it.
+        """
+        if not self.given or len(self.wanted) > 1 or not self.wanted[0].turns:
+            return None
+        cuts = np.flatnonzero(self.wanted[0].grammar.cut)
+        return torch.as_tensor(cuts if self.open else [*cuts, len(self.columns) - 1], device=self.device)
 
     @cached_property
     def columns(self) -> Tensor:
@@ -184,6 +105,8 @@ class Walker:
     round_end: Tensor
     lasts: Tensor
     chunks: Tensor
+    own: Tensor
+    own_next: Tensor
 
     def __init__(self, plan: Plan, rows: Sequence[int] | None = None) -> None:
         numbers = range(len(plan.programs)) if rows is None else rows
@@ -191,7 +114,7 @@ class Walker:
         self.wanted, self.tables, self.columns = plan.wanted, plan.tables, plan.columns
         self.reach, self.counted = plan.reach, plan.counted
         self.again = torch.as_tensor(programs[0].again, device=plan.device)
-        self.open = bool(programs[0].again.any())
+        self.open = plan.open
         extra = torch.arange(plan.rounds, device=plan.device)
         self.more = self.again[:, None] * extra  # (M, K) chunks that rounds add
         self.more_tags = self.again.sum() * extra  # (K,)
@@ -224,6 +147,7 @@ class Walker:
         self.inside = self.place == self.stop[self.rows, self.stretch]
         self.mine = {number: self.inside & (self.current == number) for number in sorted(self.present)}
         self.way_out = self.forced[self.rows, self.place]
+        self.own_way_out = self.own_next[self.rows, self.place]
         self.still: tuple[Tensor, Tensor] | None = None
 
     def allowed(self) -> Tensor:
@@ -304,6 +228,10 @@ class Walker:
         """(B,) global ids of chosen columns (B,)."""
         known = self.columns[column.clamp(max=len(self.columns) - 1)]
         return torch.where(column < len(self.columns), known, self.way_out)
+
+    def belongs(self, ids: Tensor) -> Tensor:
+        """(B,) bool: next ids (B,) that would come too if nothing took turns with what is wanted."""
+        return self.own[self.rows, self.place] | (self.inside & (ids != self.way_out))
 
     def advance(self, ids: Tensor) -> None:
         """Take the next id of every row, (B,): one that `allowed` allows, PAD for rows that have ended."""
