@@ -199,7 +199,7 @@ class _Writer:
         self.round: list[int] = []
         self.lasts: list[float] = []
         self.begin: dict[str, float] = {}
-        self.ends = {name: _end(begun, members[name]) for name, begun in target.begun.items()}
+        self.ends = {name: end_of(begun, members[name]) for name, begun in target.begun.items()}
 
     def turn_times(self) -> list[float]:
         """When turns are taken, quarter notes: wherever a known chunk of a member begins."""
@@ -312,7 +312,7 @@ def chunk_lasts(segment: Encoded, member: Member) -> np.ndarray:
     return lasts
 
 
-def _end(segment: Encoded, member: Member) -> float:
+def end_of(segment: Encoded, member: Member) -> float:
     """Quarter notes to the end of the last chunk; where nobody says how long that is, it is as long as the
     one before.
     """
