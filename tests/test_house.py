@@ -42,6 +42,7 @@ RANKS = {
     "generation": 6,
     "compression": 7,
     "evaluation": 7,
+    "looking": 8,
     "asking": 8,
     "inspection": 8,
     "rendering": 8,

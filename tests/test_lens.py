@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.evaluation.attention_weights import attention_weights, mean_weights, rollout, weights
-from multimodal_gpt.evaluation.lens import Lens, carriers, lens
-from multimodal_gpt.evaluation.lens_picture import colours, draw
 from multimodal_gpt.evaluation.likelihood import segment_bits
-from multimodal_gpt.evaluation.looks import Look, largest
-from multimodal_gpt.evaluation.words import Words
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.attention_weights import attention_weights, mean_weights, rollout, weights
+from multimodal_gpt.looking.lens import Lens, carriers, lens
+from multimodal_gpt.looking.lens_picture import colours, draw
+from multimodal_gpt.looking.looks import Look, largest
+from multimodal_gpt.looking.words import Words
 from multimodal_gpt.stream.arrangement import Layout, to_stream
 from multimodal_gpt.stream.plugins import load_module
 from multimodal_gpt.training.checkpoint import save_run

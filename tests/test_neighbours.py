@@ -11,10 +11,10 @@ import toy_looking
 from command_line import mmgpt
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.evaluation.embedding_map import draw_map, embedding_map
-from multimodal_gpt.evaluation.neighbours import Neighbours, example, neighbours, open_table, say
-from multimodal_gpt.evaluation.words import Words
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.embedding_map import draw_map, embedding_map
+from multimodal_gpt.looking.neighbours import Neighbours, example, neighbours, open_table, say
+from multimodal_gpt.looking.words import Words
 from multimodal_gpt.training.checkpoint import save_run
 
 ROOTS = "C C# D Eb E F F# G G# A Bb B".split()

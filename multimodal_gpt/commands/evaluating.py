@@ -73,9 +73,14 @@ def evaluate(
             advance=lambda note: bar.advance(1, note),
         )
         written = judge.save(found, out or run / "evaluation")
-    if as_json:
-        from multimodal_gpt.evaluation.tables import to_plain
+    _tell(found, written, as_json)
 
+
+def _tell(found: Any, written: Sequence[Path], as_json: bool) -> None:
+    """Print an evaluation and where it was written."""
+    from multimodal_gpt.evaluation.tables import to_plain
+
+    if as_json:
         print_json({"files": written, **found.facts, "tables": [to_plain(t) for t in found.tables]})
         return
     for line in found.facts["skipped"]:

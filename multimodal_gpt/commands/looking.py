@@ -57,8 +57,8 @@ def lens(
     if given:
         check_modalities(run, given, next(iter(given)))
     _check_picture(out, force)
-    from multimodal_gpt.evaluation.lens import lens as look
     from multimodal_gpt.generation import session
+    from multimodal_gpt.looking.lens import lens as look
 
     wish: dict[str, Any] = {"of": of, "through": through, "against": against, "token": token, "at": at}
     wish |= {"way": attention, "start": start, "stop": stop}
@@ -66,7 +66,7 @@ def lens(
         opened = session.load(run, device=device, plugins=trusted)
         found = look(opened, **wish, **given)
         if out is not None:
-            from multimodal_gpt.evaluation.lens_picture import draw
+            from multimodal_gpt.looking.lens_picture import draw
 
             _write_picture(out, draw(found, _kind(out)))
     for warning in found.warnings:
@@ -130,9 +130,9 @@ def neighbours(
     check_run(run)
     from dataclasses import asdict
 
-    from multimodal_gpt.evaluation.embedding_map import draw_map, embedding_map
-    from multimodal_gpt.evaluation.neighbours import neighbours as look
     from multimodal_gpt.generation import session
+    from multimodal_gpt.looking.embedding_map import draw_map, embedding_map
+    from multimodal_gpt.looking.neighbours import neighbours as look
 
     with stdout_for_result(as_json):
         opened = session.load(run, device="cpu", plugins=trusted)

@@ -25,8 +25,8 @@ from functools import cached_property
 import numpy as np
 
 from multimodal_gpt.errors import UserError, nearest
-from multimodal_gpt.evaluation.words import Words
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.words import Words
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.tokenizer import Tokenizer
 from multimodal_gpt.stream.vocabulary import SPECIALS, Vocabulary

@@ -20,10 +20,10 @@ import numpy as np
 
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation.likelihood import Charges, charge, tokens_of
-from multimodal_gpt.evaluation.looks import Look, largest, looks_before
-from multimodal_gpt.evaluation.words import Words
 from multimodal_gpt.generation.layout import choices
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.looks import Look, largest, looks_before
+from multimodal_gpt.looking.words import Words
 from multimodal_gpt.stream.arrangement import Part, crop
 from multimodal_gpt.stream.tokenizer import Tokenizer
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.evaluation.neighbours import alike, meanings, open_table, spell
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.neighbours import alike, meanings, open_table, spell
 from multimodal_gpt.stream.picture import canvas
 
 LEAST, MOST_NAMED = 3, 160

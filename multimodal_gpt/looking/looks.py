@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from multimodal_gpt.errors import UserError, nearest
-from multimodal_gpt.evaluation.attention_weights import WAYS, attention_weights
-from multimodal_gpt.evaluation.words import Words, stream_words
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.looking.attention_weights import WAYS, attention_weights
+from multimodal_gpt.looking.words import Words, stream_words
 from multimodal_gpt.stream.arrangement import Stream
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 

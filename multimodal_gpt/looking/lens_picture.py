@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_gpt.evaluation.lens import Lens, carriers
-from multimodal_gpt.evaluation.looks import Look
+from multimodal_gpt.looking.lens import Lens, carriers
+from multimodal_gpt.looking.looks import Look
 from multimodal_gpt.stream.picture import CHUNKS_PER_LINE, LONGEST_LINE, canvas
 
 FULL_COLOUR = 2.5
