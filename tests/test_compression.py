@@ -23,6 +23,7 @@ from multimodal_gpt.compression.lane import Lane
 from multimodal_gpt.compression.walk import Walk
 from multimodal_gpt.evaluation.likelihood import segment_bits
 from multimodal_gpt.generation.session import Run
+from multimodal_gpt.model.rotary import clock_numbers, turn_by, wave_numbers
 from multimodal_gpt.stream.arrangement import Layout, from_stream, to_stream
 
 BEATS, LETTERS = {"plugin": str(TOYS / "beats.py")}, {"plugin": str(TOYS / "letters.py")}
@@ -98,7 +99,7 @@ def test_what_is_no_number_is_refused() -> None:
 def test_every_id_of_a_stream_may_come(run: Run, order) -> None:
     for seed in range(8):
         stream = to_stream(run.vocabulary, document(run, seed), Layout(order))
-        lane = Lane(Walk(run.engine.rules.members, order), context=10_000)
+        lane = Lane(Walk(run.engine.rules.members, order), width=10_000)
         for token in stream.ids[1:-1].tolist():
             assert not lane.walk.done
             assert token in lane.walk.legal()
@@ -122,21 +123,21 @@ def test_whatever_may_come_makes_whole_segments(run: Run) -> None:
             assert run.vocabulary.tokenizer(name).grammar().accepts(own)
 
 
-@pytest.mark.parametrize("context", [8, 20, 33])
-def test_a_window_is_the_last_half_from_a_border_on(run: Run, context: int) -> None:
+@pytest.mark.parametrize("width", [8, 20, 33])
+def test_a_window_is_the_last_half_from_a_border_on(run: Run, width: int) -> None:
     order = (("letters",), ("beats", "drums"))
     stream = to_stream(run.vocabulary, document(run, 2), Layout(order))
     tags = {run.vocabulary.ranges[name].tag for name in ("beats", "drums")}
-    lane = Lane(Walk(run.engine.rules.members, order), context)
+    lane = Lane(Walk(run.engine.rules.members, order), width)
     whole = 0
     for place, token in enumerate(stream.ids[1:-1].tolist(), 1):
         lane.add(token)
-        if len(lane.ids) < context or lane.walk.done or place < 25:
+        if len(lane.ids) < width or lane.walk.done or place < 25:
             continue
         window = lane.window()
         head = len(lane._head())
-        assert head < len(window.ids) < context
-        assert len(window.ids) <= max(context // 2, head + 1)
+        assert head < len(window.ids) < width
+        assert len(window.ids) <= max(width // 2, head + 1)
         rest = window.ids[head:]
         np.testing.assert_array_equal(rest, stream.ids[place + 1 - len(rest) : place + 1])
         assert (window.clock >= 0).all()
@@ -213,6 +214,11 @@ def test_predictions_are_float64_throughout(run: Run) -> None:
     order = (("letters",), ("beats", "drums"))
     ids = to_stream(run.vocabulary, document(run, 1), Layout(order)).ids[1:50]
     predictor = coding.Predictor(run.net)
+    places = torch.arange(9)[None]
+    turned = turn_by(places, predictor.net.waves, places, predictor.net.beats)
+    exact = turn_by(places, wave_numbers(2, 10_000.0, torch.float64), places, clock_numbers(2, torch.float64))
+    assert all(torch.equal(mine, other) for mine, other in zip(turned, exact, strict=True))
+    assert turned[0].dtype == torch.float64
     lane = Lane(Walk(run.engine.rules.members, order), 64)
     for token in ids.tolist():
         scores = predictor.predict([lane])
@@ -278,7 +284,8 @@ def test_most_text_is_modelled_not_stored(text_run: Run) -> None:
 def test_a_long_text_comes_back(text_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "long.log"
     path.write_bytes(b"to be, or not to be; that is the question \xf0\x9f\x8e\xb5\n" * 12)
-    assert "no modality of this run reads '.log'" in refused(compression.compress, text_run, path)
+    said = refused(compression.compress, text_run, path)
+    assert said == f"{path}: no modality of this run reads '.log' (name one with --modality: text)"
     seen: list[int] = []
     contents = files.read(text_run, path, ("text",))
     coded = coding.encode(text_run, contents.segments, seen.append)
@@ -314,6 +321,14 @@ def test_a_tune_comes_back_as_it_is_decoded(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tokenizer.encode(before), tokenizer.encode(after))
     twice = compression.compress(run, again)
     assert container.unpack(twice.data)[1] == container.unpack(made.data)[1]
+
+
+def test_words_and_times_do_not_share_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "beat.beats").write_bytes(b"x.x.\n..xx\n")
+    said = refused(files.read, run, tmp_path / "beat.beats", ("letters", "beats"))
+    assert said.startswith("--modality: letters and beats can't share a file")
+    (tmp_path / "none.beats").write_bytes(b"....\n")
+    assert refused(files.read, run, tmp_path / "none.beats").endswith("none.beats: holds no beats or drums")
 
 
 def test_a_book_is_not_a_piece(tmp_path: Path) -> None:

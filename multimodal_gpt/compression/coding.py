@@ -38,6 +38,9 @@ CONTEXTS_PER_LANE = 8
 """Least length of a lane: at its beginning the network knows nothing of what was before."""
 SPARE_BITS = 80
 """Bits by which what is read may seem to hold more than the bytes that are there: the coder's state."""
+BEHIND = 3
+"""A window holds so many tokens less than the context. Training puts `<end>` and `<eod>` behind what it cuts
+at the context, so a network expects them there and nothing else: 13 bits more for every window, of text."""
 MOST_BITS = 23
 """No choice takes the coder more bits than about so many, however unlikely the network finds it."""
 
@@ -144,7 +147,7 @@ def _go(
 ) -> list[Lane]:
     """Walk all lanes to their ends, side by side; `choose` says which of the legal ids comes."""
     predictor = Predictor(run.net)
-    lanes = [Lane(walk, run.net.config.context) for walk in plan.walks(run.engine.rules.members)]
+    lanes = [Lane(walk, predictor.width) for walk in plan.walks(run.engine.rules.members)]
     for _ in range(-(-plan.tokens // len(lanes))):
         scores = predictor.predict(lanes)
         going = [number for number, lane in enumerate(lanes) if not lane.walk.done]
@@ -164,6 +167,7 @@ class Predictor:
 
     def __init__(self, net: GPT) -> None:
         self.net = _exact(net)
+        self.width = max(BEHIND, net.config.context - BEHIND)  # of a window, tokens
         self.device = self.net.embedding.weight.device
         self.decoder = Decoder(self.net)
         self.cache: KVCache | None = None
@@ -176,7 +180,7 @@ class Predictor:
             windows = [lane.window() for lane in lanes]
             ids = self._tensor(np.stack([w.ids for w in windows]), torch.long)
             clock = self._tensor(np.stack([w.clock for w in windows]), torch.float32)
-            self.cache = cache = self.net.new_cache(len(lanes), self.net.config.context)
+            self.cache = cache = self.net.new_cache(len(lanes), self.width)
             hidden = self.net(ids, cache=cache, clock=clock)[:, -1]  # (L, D)
         else:
             token, time = zip(*(lane.last for lane in lanes), strict=True)

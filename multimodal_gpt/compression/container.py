@@ -93,8 +93,8 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
 def _unpacked(cursor: Cursor) -> tuple[Header, bytes]:
     checkpoint, fingerprint, checksum = (cursor.take(n).hex() for n in (8, 4, 8))
     kind, size, tokens, lanes = Kind(cursor.number()), cursor.number(), cursor.number(), cursor.number()
-    if not lanes <= min(_MOST_LANES, tokens):
-        raise ValueError(f"{lanes} lanes")
+    if lanes > _MOST_LANES or 2 * lanes > tokens:  # a lane holds a tag and at least one id
+        raise ValueError(f"{lanes} lanes of {tokens} tokens")
     states = tuple(cursor.number() for _ in range(lanes))
     suffix, order, made_on = (cursor.text().decode("utf-8") for _ in range(3))
     patch, payload = cursor.text(), cursor.text()

@@ -67,10 +67,11 @@ def read(run: Run, path: Path, names: Sequence[str] = ()) -> Contents:
         fix = f"name one with --modality: {', '.join(run.vocabulary.names)}"
         raise UserError(f"no modality of this run reads '{path.suffix}'", path, fix)
     timed = [name for name in readers if run.engine.rules.members[name].clock is not None]
+    if names and len(readers) > max(1, len(timed)):
+        fix = "name one of them, or several that have times"
+        raise UserError(f"{' and '.join(readers)} can't share a file", "--modality", fix)
     if timed:
         return _contents(run, path, data, timed)
-    if len(readers) > 1 and names:
-        raise UserError(f"{' and '.join(names)} can't share a file", "--modality", "name one of them")
     return _bytes(run.vocabulary, next(iter(readers)), data, path.suffix)
 
 

@@ -1,8 +1,8 @@
 """A stream that grows id by id, and the window of it that the network sees.
 
-A window is at most the network's context. When it is full, the next one begins with the last half of it, at a
-chunk border where there is one, its clock set back to 0 as training does. In front of it stands what the
-stream began with as far as it has no times, where that is short.
+When a window is full, the next one begins with the last half of it, at a chunk border where there is one, its
+clock set back to 0 as training does. In front of it stands what the stream began with as far as it has no
+times, where that is short.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Lane:
 
     Args:
         walk: at its beginning.
-        context: most tokens of a window.
+        width: most tokens of a window.
     """
 
-    def __init__(self, walk: Walk, context: int) -> None:
-        self.walk, self.context = walk, context
+    def __init__(self, walk: Walk, width: int) -> None:
+        self.walk, self.width = walk, width
         self.ids, self.times, self.timed = [DOC], [0.0], [False]
         self.heads: list[tuple[int, int]] = []  # finished parts without times, as places in `ids`
         self.opening = 1  # where the part began that is being written
@@ -66,12 +66,12 @@ class Lane:
         return member.clock is None or bool(member.grammar.cut[token - member.first])
 
     def window(self) -> Stream:
-        """The tokens of the next window: all there are, or half a context of them."""
-        if len(self.ids) < self.context:
+        """The tokens of the next window: all there are, or half a window of them."""
+        if len(self.ids) < self.width:
             self.base = 0.0
             return Stream(np.array(self.ids), np.array(self.times, dtype=np.float32))
         head = self._head()
-        least = max(self.opening + 1, len(self.ids) - max(1, self.context // 2 - len(head)))
+        least = max(self.opening + 1, len(self.ids) - max(1, self.width // 2 - len(head)))
         first = next((border for border in self.borders if border >= least), least)
         timed = np.array(self.timed[first:])
         times = np.array(self.times[first:])
@@ -84,4 +84,4 @@ class Lane:
         """`<doc>`, the parts without times where they are short, and what opens the part being written."""
         kept = [token for start, stop in self.heads for token in self.ids[start:stop]]
         opening = [self.ids[self.opening]] if self.opening < len(self.ids) else []
-        return [DOC, *(kept if len(kept) <= self.context // 4 else []), *opening]
+        return [DOC, *(kept if len(kept) <= self.width // 4 else []), *opening]
