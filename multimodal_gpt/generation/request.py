@@ -135,9 +135,9 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         folk tunes kept 90 % of its notes in one scale at temperature 1, and 99 % at 0.9 with top_p 0.95 (12
         tunes each, given one harmony).
     guidance: how much more than it would the model follows what stands before the target or takes turns with
-        it, words or a harmony for example: 1.5 or 2; None = as it would. Takes twice the time. Of the notes in
-        48 tunes that a model made for two harmonies 64 % belonged to the one that sounded, at 1.5 70 %, at 2
-        73 %, at 3 76 %, and at 0, where it hears nothing of it, 29 %.
+        it, words or a harmony for example: 1.5 or 2; None = as it would. Takes twice the time. Of the notes
+        in 48 tunes that a model made for two harmonies 64 % belonged to the one that sounded, at 1.5 70 %, at
+        2 73 %, at 3 76 %, and at 0, where it hears nothing of it, 29 %.
     repetition_penalty: how much less likely than it is an id comes again that was among the last
         `repetition_window` (64) made: 1.1 or 1.2 where it goes round in circles; None = as likely as it is.
     no_repeat: no so many ids in a row come twice, where others may; None = as they like. Neither is for what
