@@ -18,7 +18,7 @@ from multimodal_gpt.data.shards import open_shards
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.session import load
 from multimodal_gpt.model import lora
-from multimodal_gpt.recipe.estimate import survey
+from multimodal_gpt.recipe.estimate import path_problems, survey
 from multimodal_gpt.recipe.load import load_recipe
 from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import Modality
@@ -196,6 +196,17 @@ def test_a_run_that_is_not_there_is_named(home, tmp_path):
     assert "init_from: there is no trained run" in message(
         load_recipe, ROOT / "recipes/finetune.yaml", ["init_from=no"]
     )
+
+
+def test_a_run_of_an_older_format_is_told_before_anything_is_trained(home, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(home / "home", old)
+    info = json.loads((old / "checkpoint.json").read_text("utf-8"))
+    (old / "checkpoint.json").write_text(json.dumps({**info, "format": 1}), "utf-8")
+    problems = path_problems(recipe(home, tmp_path / "run", init_from=str(old), data=data(home, "new")))
+    assert [str(p) for p in problems if "format" in p.what] == [
+        f"init_from: {old}/checkpoint.json: is of format 1, this version reads 2 (train again)"
+    ]
 
 
 def test_a_run_does_not_begin_from_itself(home, tmp_path):

@@ -22,6 +22,9 @@ QUESTIONS = {
     "likelihood": "prediction.prediction",
     "gain": "context_gain.context_gain",
     "compression": "compressed.compressed",
+    "harmony": "harmony.harmonisation",
+    "control": "control.control",
+    "readout": "readout.readout",
     "cost": "cost.cost",
 }
 """Name on the command line -> function of this package."""

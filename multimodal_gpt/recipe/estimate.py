@@ -17,6 +17,7 @@ from multimodal_gpt.recipe.schema import ModelRecipe, Recipe
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.plugins import Modality
 from multimodal_gpt.stream.vocabulary import SPECIALS, TABLE_MULTIPLE
+from multimodal_gpt.versions import check_format
 
 BYTES_PER_WEIGHT = 16
 """float32 weight, gradient and two moments of AdamW."""
@@ -141,10 +142,12 @@ def path_problems(recipe: Recipe) -> list[UserError]:
 def _origin_problems(run: Path, model: ModelRecipe) -> Iterator[UserError]:
     try:
         info = json.loads((run / "checkpoint.json").read_bytes())
-    except (OSError, ValueError):
+        check_format(info["format"], run / "checkpoint.json")
+    except UserError as error:
+        yield error.within("init_from")
+    except (OSError, ValueError, KeyError, TypeError):
         yield UserError(f"there is no trained run '{run}'", "init_from", "train it first")
-        return
-    if isinstance(info, dict):
+    else:
         yield from shape_problems(info.get("config", {}), model, run)
 
 

@@ -32,9 +32,8 @@ from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.plugins import file_hash
 from multimodal_gpt.stream.vocabulary import FILE_NAME as VOCABULARY
 from multimodal_gpt.stream.vocabulary import Vocabulary, read_manifest
+from multimodal_gpt.versions import CHECKPOINT_FORMAT, check_format
 
-FORMAT = 2
-"""1 had MLPs with a gate."""
 WEIGHTS, CHECKPOINT, RECIPE, RESUME = "model.safetensors", "checkpoint.json", "recipe.yaml", "resume.ckpt"
 DELTAS = "lora.safetensors"
 TABLE, NEW_ROWS = "embedding.weight", "embedding.new_rows"
@@ -74,7 +73,7 @@ def save_run(folder: Path, net: GPT, vocabulary: Vocabulary, recipe: Recipe, inf
         vocabulary.save(folder)
     save_recipe(recipe, folder / RECIPE)
     name, weights = WEIGHTS, dict(net.state_dict())
-    about: dict[str, Any] = {"format": FORMAT, "config": asdict(net.config)}
+    about: dict[str, Any] = {"format": CHECKPOINT_FORMAT, "config": asdict(net.config)}
     about["fingerprint"] = vocabulary.fingerprint
     if recipe.train.lora.rank:
         name, weights = DELTAS, _deltas(net, vocabulary, Origin(**info["origin"]))
@@ -125,9 +124,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / CHECKPOINT
     try:
         info = json.loads(path.read_bytes())
-        if info["format"] != FORMAT:
-            what = f"is of format {info['format']!r}, this version reads {FORMAT}"
-            raise UserError(what, path, "upgrade" if info["format"] > FORMAT else "train again")
+        check_format(info["format"], path)
         complete = all(isinstance(info[k], t) for k, t in _REQUIRED.items())
     except FileNotFoundError:
         fix = "a trained run has one; train first" if folder.is_dir() else "there is no such folder"

@@ -19,12 +19,13 @@ from multimodal_gpt.stream.vocabulary import Vocabulary
 from multimodal_gpt.training.average import Average
 from multimodal_gpt.training.callbacks import Board, Meter, Sampler, Saver, Stop
 from multimodal_gpt.training.card import shape, versions, write_card
-from multimodal_gpt.training.checkpoint import FORMAT, Loaded, Origin, save_run
+from multimodal_gpt.training.checkpoint import Loaded, Origin, save_run
 from multimodal_gpt.training.device import Device
 from multimodal_gpt.training.health import Health
 from multimodal_gpt.training.metrics import MetricsFile
 from multimodal_gpt.training.profiler import NoProfiler
 from multimodal_gpt.training.strategy import ALONE, Team, gathered, leads, trainer_options
+from multimodal_gpt.versions import CHECKPOINT_FORMAT
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def make_watchers(job: Job, meter: Meter, stop: Stop) -> list[L.Callback]:
     """The callbacks that check, sample and save, in this order."""
     train, recipe = job.recipe.train, job.recipe
     health = Health(job.folder, train.log_every, job.start or None)
-    own = {**job.inputs, "format": FORMAT, "recipe": recipe.plain()}
+    own = {**job.inputs, "format": CHECKPOINT_FORMAT, "recipe": recipe.plain()}
     average = Average(job.net, train.average)
     write = average.applied()(partial(save, job, meter))
     saver = Saver(train.save_every, train.keep, stop, write, own, meter, health)

@@ -14,7 +14,6 @@ from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.training.checkpoint import (
     CHECKPOINT,
     DELTAS,
-    FORMAT,
     OWN,
     RESUME,
     WEIGHTS,
@@ -22,6 +21,7 @@ from multimodal_gpt.training.checkpoint import (
 )
 from multimodal_gpt.training.keep import BEST, FOLDER
 from multimodal_gpt.training.metrics import METRICS
+from multimodal_gpt.versions import CHECKPOINT_FORMAT
 
 FREE_TRAIN = (
     "steps",
@@ -33,6 +33,7 @@ FREE_TRAIN = (
     "log_every",
     "sample_every",
 )
+
 FREE_PLACE = (
     "samples",
     "device",
@@ -63,7 +64,7 @@ def resume_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
             raise UserError(f"holds a trained model but no {RESUME} to go on from", folder, OTHER_RUN)
         return None
     state = read_resume(path)
-    if state[OWN].get("format") != FORMAT:
+    if state[OWN].get("format") != CHECKPOINT_FORMAT:
         raise UserError("was written by another version", path, OTHER_RUN)
     try:
         before = Recipe.model_validate(state[OWN]["recipe"]).plain()
