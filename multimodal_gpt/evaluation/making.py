@@ -34,14 +34,16 @@ def make(
     prompts: Sequence[Prompt],
     how: Sampling = USUAL,
     advance: Callable[[str], object] = lambda note: None,
+    most: int | None = None,
 ) -> list[dict[str, Any] | None]:
     """One piece for each prompt, as contents by modality; None where there is no room for even the shortest.
 
-    `wanted` is one part: several modalities take turns. Only layouts that use all of a prompt count.
+    `wanted` is one part: several modalities take turns. Only layouts that use all of a prompt count. `most`:
+    tokens that a piece may take.
     """
     rows: dict[int, Row] = {}
     for number, prompt in enumerate(prompts):
-        row = _row(run, wanted, prompt)
+        row = _row(run, wanted, prompt, most)
         if row is not None:
             rows[number] = row
     groups: dict[Part, list[int]] = {}  # rows of one call make the same modalities in the same order
@@ -67,11 +69,12 @@ def _size(row: Row) -> int:
     return len(row.prompt.ids) + sum(len(segment.ids) for segment in row.target.given.values())
 
 
-def _row(run: Run, wanted: Part, prompt: Prompt) -> Row | None:
+def _row(run: Run, wanted: Part, prompt: Prompt, most: int | None) -> Row | None:
     """The prompt in the best layout that uses all of it and leaves room."""
     for choice in _uses(run, wanted, tuple(prompt.given)):
         stream, target = lay_out(run.vocabulary, prompt.given, choice, wanted)
         room = run.engine.context - len(stream.ids)
+        room = room if most is None else min(room, most)
         if run.engine.least(target) <= room:
             return Row(stream, target, room, prompt.key)
     return None
