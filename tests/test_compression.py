@@ -167,6 +167,10 @@ def test_long_ones_without_times_go_in_lanes(run: Run) -> None:
     segments = {"letters": short.vocabulary.encode("letters", word)}
     coded = coding.encode(short, segments)
     assert len(coded.plan.states) == 702 // (8 * 16)
+    assert (
+        len(coding.encode(short, {"letters": short.vocabulary.encode("letters", "ab" * 8)}).plan.states) == 1
+    )
+    assert coding.encode(short, {"letters": short.vocabulary.encode("letters", "ab" * 5)}).plan.states == ()
     np.testing.assert_array_equal(
         coding.decode(short, coded.plan, coded.payload)["letters"], segments["letters"].ids
     )

@@ -177,7 +177,7 @@ def _states(run: Run, header: Header, order: tuple[tuple[str, ...], ...]) -> tup
     """The states of the lanes. Raises ValueError where there can't be such ones."""
     known = len(run.vocabulary.tokenizer(order[0][0]).grammar().final)
     alone = len(order) == 1 and len(order[0]) == 1
-    if not header.states or max(header.states) >= known or (len(header.states) > 1 and not alone):
+    if header.states and (max(header.states) >= known or not alone):
         raise ValueError(f"lanes {header.states}")
     return header.states
 
