@@ -214,7 +214,7 @@ class _Group:
 
     def _asks(self, number: int, field: str, fact: str, listener: Listener) -> bool:
         value = self.made[number].order.asked.get(field)
-        return value is not None and listener.knows(fact, value) and (field != "bars" or value.isdigit())
+        return value is not None and listener.knows(fact, value)
 
     def _row(self, name: str, unit: str, asked: Sequence[tuple[int, str]], score: Score, seed: int) -> Row:
         """The mean over tunes of each tune's share, by column."""

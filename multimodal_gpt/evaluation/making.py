@@ -46,9 +46,9 @@ def make(
         row = _row(run, wanted, prompt, most)
         if row is not None:
             rows[number] = row
-    groups: dict[Part, list[int]] = {}  # rows of one call make the same modalities in the same order
+    groups: dict[Part, list[int]] = {}  # rows of one call make the same in the same order
     for number, row in sorted(rows.items(), key=lambda item: -_size(item[1])):
-        groups.setdefault(row.target.wanted, []).append(number)
+        groups.setdefault(row.target.order, []).append(number)
     made: dict[int, dict[str, Any]] = {}
     for group in groups.values():
         for first in range(0, len(group), ROWS):

@@ -60,15 +60,20 @@ class Tune:
 
 
 def spelt(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The facts about FIELDS in one spelling; a key that is none is left out."""
+    """The facts about FIELDS in one spelling; a key that is none and bars that are no number are left out.
+
+    Example:
+        >>> spelt({"key": "Gb major", "bars": 16, "type": "", "title": "A"})
+        {'key': 'F# major', 'bars': '16'}
+    """
     found: dict[str, str] = {}
     for field in FIELDS:
         value = facts.get(field)
-        if value in (None, ""):
-            continue
         key = known_key(value) if field == "key" else None
-        if field != "key" or key is not None:
-            found[field] = key_in_words(key) if key is not None else str(value)
+        if key is not None:
+            found[field] = key_in_words(key)
+        elif field != "key" and value not in (None, "") and (field != "bars" or str(value).isdigit()):
+            found[field] = str(value)
     return found
 
 
