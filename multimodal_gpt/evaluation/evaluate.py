@@ -25,6 +25,7 @@ QUESTIONS = {
     "harmony": "harmony.harmonisation",
     "control": "control.control",
     "readout": "readout.readout",
+    "realism": "realism.realism",
     "cost": "cost.cost",
 }
 """Name on the command line -> function of this package."""
