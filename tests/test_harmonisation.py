@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from toy_subject import toy_run, toy_subject, wordless_subject
+from toy_subject import TUNES, toy_run, toy_subject, wordless_subject
 
 from multimodal_gpt.evaluation import harmony_floors, harmony_measures, music
 from multimodal_gpt.evaluation.harmony import HUMAN, MARKOV, STRANGER, TEMPLATE, TONIC, harmonisation
@@ -239,3 +239,10 @@ def test_no_room_makes_nothing():
     assert make(subject.run, ("harmony",), [Prompt({"tune": subject.pieces[1].segments["tune"]})]) == [None]
     assert is_trained(subject.run, ("harmony",), ("tune",))
     assert not is_trained(toy_run(orders=[["words", "tune"], ["harmony"]]), ("harmony",), ("tune",))
+
+
+def test_tunes_without_chords_in_what_fits_are_left_out():
+    bare = ("C4:4 D4:4 E4:4 F4:4", "| N.C. | N.C. | N.C. | C |", {"key": "C major", "type": "reel"})
+    found = harmonisation(toy_subject(toy_run(context=50), tunes=[*TUNES[:1], bare]))
+    assert {row.count for row in found.rows if row.unit == "share of bars"} == {1}
+    assert any("or have none" in note for note in found.notes)

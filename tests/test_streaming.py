@@ -9,7 +9,7 @@ from toy_runs import TOYS, new_run, refused
 
 import multimodal_gpt as mm
 from multimodal_gpt.generation.engine import Engine
-from multimodal_gpt.generation.streaming import splits_anywhere
+from multimodal_gpt.generation.harvest import splits_anywhere
 from multimodal_gpt.stream.grammar import Grammar, free_grammar
 
 BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."

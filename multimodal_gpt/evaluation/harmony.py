@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from multimodal_gpt.errors import UserError
 from multimodal_gpt.evaluation import harmony_floors, harmony_measures
 from multimodal_gpt.evaluation.context_gain import derange
 from multimodal_gpt.evaluation.documents import Piece, holding, spread
@@ -58,9 +59,11 @@ class Case:
     """A melody and what a human wrote for it.
 
     Args:
-        given: the melody, cut to what the context holds.
-        notes: (N, 3) of it; meters as in its content; end in ticks.
-        table: (E, 3) the human chords; `lines` (B + 1,) ticks of the bar lines.
+        source: its name.
+        given: the melody as ids, cut to what the context holds.
+        notes: (N, 3) the same as notes.
+        table: (E, 3) the human chords: tick, duration, code.
+        lines: (B + 1,) ticks of the bar lines, the end among them.
         tonic, minor: of its key.
     """
 
@@ -84,7 +87,8 @@ def harmonisation(subject: Subject) -> Table:
     pieces = _pieces(subject, roles)
     if roles.melody is None or roles.chords is None or not pieces:
         return _table((), ("the run, or what is held out, has no melody with chords",))
-    cases = [_case(subject.run, piece, roles) for piece in pieces]
+    found = [_case(subject.run, piece, roles) for piece in pieces]
+    cases = [case for case in found if case is not None]
     drawn, likeliest, several = _made(subject, cases, roles.chords)
     kept = [i for i, made in enumerate(drawn) if made is not None and likeliest[i] is not None]
     if not kept:
@@ -118,7 +122,9 @@ def _notes(subject: Subject, roles: Roles, pieces: Sequence[Piece], cases: Seque
     if cut:
         notes.append(f"{cut} of {len(pieces)} melodies are longer than the context: their first bars count")
     if len(cases) < len(pieces):
-        notes.append(f"{len(pieces) - len(cases)} melodies leave no room for chords and are left out")
+        notes.append(
+            f"{len(pieces) - len(cases)} melodies leave no room for chords, or have none, and are left out"
+        )
     if not subject.training:
         notes.append("training documents are not there: no hidden Markov model")
     return tuple(notes)
@@ -133,14 +139,18 @@ def _pieces(subject: Subject, roles: Roles) -> tuple[Piece, ...]:
     return spread(holding(subject.pieces, roles.melody, roles.chords), subject.scope.samples)
 
 
-def _case(run: Run, piece: Piece, roles: Roles) -> Case:
+def _case(run: Run, piece: Piece, roles: Roles) -> Case | None:
+    """None where the bars that fit the context hold no note, or no chord."""
     melody, chords = str(roles.melody), str(roles.chords)
     given = fitting(run, {melody: piece.segments[melody]}, TOKENS_PER_BAR)
-    content = run.vocabulary.decode(melody, given[melody].ids)
-    last = int((content.notes[:, 0] + content.notes[:, 1]).max())
-    lines = bars_of(content.meters, max(last, round(given[melody].times[-1] * TICKS) + 1))
-    below = crop({chords: piece.segments[chords]}, 0.0, lines[-1] / TICKS)
-    table = run.vocabulary.decode(chords, below[chords].ids).table if below else np.zeros((0, 3), np.int64)
+    try:
+        content = run.vocabulary.decode(melody, given[melody].ids)
+        last = int((content.notes[:, 0] + content.notes[:, 1]).max())
+        lines = bars_of(content.meters, max(last, round(given[melody].times[-1] * TICKS) + 1))
+        below = crop({chords: piece.segments[chords]}, 0.0, lines[-1] / TICKS)
+        table = run.vocabulary.decode(chords, below[chords].ids).table
+    except (KeyError, UserError):
+        return None
     key = key_of(piece.metadata, content.notes)
     return Case(piece.source, given, content.notes, table, lines, tonic_of(key), key[1])
 

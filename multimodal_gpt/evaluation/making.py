@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_gpt.generation.engine import ROWS, Row
+from multimodal_gpt.generation.engine import Row
 from multimodal_gpt.generation.layout import Choice, choices, lay_out
 from multimodal_gpt.generation.request import settings
 from multimodal_gpt.generation.sampling import Sampling
@@ -51,12 +51,13 @@ def make(
         groups.setdefault(row.target.order, []).append(number)
     made: dict[int, dict[str, Any]] = {}
     for group in groups.values():
-        for first in range(0, len(group), ROWS):
-            batch = group[first : first + ROWS]
-            found = run.engine.generate([rows[number] for number in batch], how)
-            for number, piece in zip(batch, found, strict=True):
-                made[number] = _contents(run.vocabulary, piece.ids, wanted)
-            advance(f"{len(batch)} x {'+'.join(wanted)}")
+        found = run.engine.generate(
+            [rows[number] for number in group],
+            how,
+            progress=lambda count: advance(f"{count} x {'+'.join(wanted)}"),
+        )
+        for number, piece in zip(group, found, strict=True):
+            made[number] = _contents(run.vocabulary, piece.ids, wanted)
     return [made.get(number) for number in range(len(prompts))]
 
 

@@ -1,12 +1,10 @@
-"""From a request to finished segments: what is known is laid out, each part is made in turn.
-
-A piece that is longer than the context is continued, or its gap filled, in a window of whole chunks around
-the place; what lies outside is put back afterwards.
+"""From a request to finished segments: what is known is laid out, each part is made in turn, a part that is
+longer than the context in one window after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,37 +12,24 @@ import numpy as np
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.generation.closing import FAR
 from multimodal_gpt.generation.engine import Engine, Made, Row
-from multimodal_gpt.generation.layout import Choice, choices, lay_out, lay_out_gap
+from multimodal_gpt.generation.harvest import Harvest
+from multimodal_gpt.generation.layout import choices
+from multimodal_gpt.generation.prompt import Passage, Prompt, Query
+from multimodal_gpt.generation.prompting import Prompter
 from multimodal_gpt.generation.request import Request
-from multimodal_gpt.generation.streaming import Chunk, Splitter
-from multimodal_gpt.generation.target import NEAR, Target, build_program, chunk_lasts
-from multimodal_gpt.stream.arrangement import Arrangement, Gap, Part, Stream, crop, from_stream
+from multimodal_gpt.generation.streaming import Chunk, Teller
+from multimodal_gpt.stream.arrangement import Arrangement
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.limits import is_possible
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
 
 Progress = Callable[[int, str], object]
 """Called with how many segments have just been finished, and a note: what they are."""
+Took = tuple[Made, Harvest]
+"""What was made in a window, and what of it is kept."""
 
-WINDOWS = 16
-"""So many windows are tried, from the whole piece to the smallest."""
-ROOM = 1.5
-"""A window leaves room for so many times what chunks of the piece take."""
 WISHES = 2**32
 """Beside the seed: wishes have random numbers of their own, apart from those of the rows."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """One part to make: what is known when its turn comes, and how many turns there are from then on."""
-
-    number: int
-    known: tuple[str, ...]
-    wanted: Part
-    turns: int
-
-    def __str__(self) -> str:
-        return "+".join(self.wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +39,8 @@ class Draft:
     Args:
         row, attempt: which piece, and which of the attempts at it.
         segments: what is given and what has been made.
-        bits, free, layouts, warnings: of what has been made, and how many ids were chosen, not forced.
+        bits, free, layouts, warnings: of what has been made, and how many ids were chosen, not forced; of a
+            window whose last rounds were made anew in another one, the share that was kept.
         spans: when parts of modalities that were known in part were made, (start, stop) in quarter notes.
     """
 
@@ -62,7 +48,7 @@ class Draft:
     attempt: int
     segments: Mapping[str, Encoded]
     bits: Mapping[str, float] = field(default_factory=dict)
-    free: int = 0
+    free: float = 0
     layouts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     spans: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
@@ -70,29 +56,7 @@ class Draft:
     @property
     def surprise(self) -> float:
         """Bits for each id that was chosen: the lower, the likelier the model finds it."""
-        return sum(self.bits.values()) / max(1, self.free)
-
-
-@dataclass(frozen=True, eq=False)
-class _Prompt:
-    """What goes to the engine for one query of one draft.
-
-    `unguided`: the stream without what stands before the target; None where that is nothing. `outside`: of
-    each wanted modality, the ids before and after the window.
-    """
-
-    choice: Choice
-    stream: Stream
-    target: Target
-    least: int
-    budget: int
-    unguided: Stream | None
-    outside: Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-    @property
-    def fits(self) -> bool:
-        """Whether there is room for even the shortest answer."""
-        return self.least <= self.budget
+        return sum(self.bits.values()) / max(1.0, self.free)
 
 
 class Job:
@@ -101,11 +65,11 @@ class Job:
     def __init__(
         self, engine: Engine, vocabulary: Vocabulary, arrangements: Sequence[Arrangement], request: Request
     ) -> None:
-        self.vocabulary, self.request = vocabulary, request
-        limited, known = _limited(vocabulary, request), engine.rules.members
-        self.plain = known
-        self.members = {n: replace(m, grammar=limited.get(n, m.grammar)) for n, m in known.items()}
-        self.engine = Engine(engine.net, self.members) if limited else engine
+        self.vocabulary, self.request, self.plain = vocabulary, request, engine.rules.members
+        limited = _limited(vocabulary, request)
+        self.members = {n: replace(m, grammar=limited.get(n, m.grammar)) for n, m in self.plain.items()}
+        engine = Engine(engine.net, self.members) if limited else engine
+        self.context, self.prompter = engine.context, Prompter(engine, vocabulary, request)
         self.given = {name: vocabulary.encode(name, content) for name, content in request.given.items()}
         self.begun = {name: vocabulary.encode(name, content) for name, content in request.begun.items()}
         self.arrangements = [a for a in arrangements if a.hole or request.gap is None]
@@ -143,8 +107,9 @@ class Job:
         """What is given must leave room, in a layout like the best."""
         options = choices(self.arrangements, tuple(self.given), query.wanted)
         whole = [c for c in options if len(c.names) == len(options[0].names)]
-        prompts = [self._prompt(choice, query, self.given) for choice in whole]
-        best, context, most = prompts[0], self.engine.context, self.request.max_tokens
+        start = self._start(query)
+        prompts = [self.prompter.prompt(choice, query, self.given, start) for choice in whole]
+        best, context, most = prompts[0], self.context, self.request.max_tokens
         if best.least >= FAR:
             fix = "ask for less, or give something else"
             raise UserError(
@@ -152,10 +117,9 @@ class Job:
             )
         if any(p.fits for p in prompts):
             return
-        if len(best.stream.ids) + best.least <= context:
-            needed = best.least - _known_tokens(best.target)
+        if most is not None and best.needed > most:
             raise UserError(
-                f"{most} tokens are too few for '{query}'", "max_tokens", f"it takes {needed} or more"
+                f"{most} tokens are too few for '{query}'", "max_tokens", f"it takes {best.needed} or more"
             )
         raise UserError(
             f"prompt is longer than the context: {len(best.stream.ids)} tokens given, context {context}, "
@@ -164,86 +128,19 @@ class Job:
             "give less, or train with a larger model.context",
         )
 
-    # Laying out
-
-    def _prompt(self, choice: Choice, query: Query, segments: Mapping[str, Encoded]) -> _Prompt:
-        """A choice as ids, in the widest window that leaves room, with its share of the context: equal ones
-        for all parts still to come.
-        """
-        begun = {name: self.begun[name] for name in query.wanted if name in self.begun}
-        for window in self._windows(begun):
-            stream, target, outside = self._laid_out(choice, query, segments, begun, window)
-            room = self.engine.context - len(stream.ids)
-            least = self.engine.least(target)
-            if least >= FAR or max(least, self._expected(begun) + _known_tokens(target)) <= room:
-                break
-        budget = min(room, max(room // query.turns, least))
-        if self.request.max_tokens is not None:
-            budget = min(budget, self.request.max_tokens + _known_tokens(target))
-        unguided = None
-        if choice.before and self.request.how.guidance is not None:
-            unguided = self._laid_out(replace(choice, before=()), query, segments, begun, window)[0]
-        return _Prompt(choice, stream, target, least, budget, unguided, outside)
-
-    def _windows(self, begun: Mapping[str, Encoded]) -> Iterator[tuple[float, float]]:
-        """Spans of time, from all to the smallest, that begin and end with chunks of what is begun."""
-        yield 0.0, np.inf
-        longest = max(
-            (s for s in begun.values() if s.clock is not None), key=lambda s: s.times[-1], default=None
-        )
-        if longest is None:
-            return
-        starts = [*longest.times.tolist(), np.inf]
-        first, last = self.request.gap or (len(starts) - 1, len(starts) - 1)
-        widest = max(first, len(starts) - 1 - last)
-        for around in sorted({round(w) for w in np.linspace(1, widest, WINDOWS)}, reverse=True):
-            yield starts[max(0, first - around)], starts[min(len(starts) - 1, last + around)]
-
-    def _laid_out(
-        self,
-        choice: Choice,
-        query: Query,
-        segments: Mapping[str, Encoded],
-        begun: Mapping[str, Encoded],
-        window: tuple[float, float],
-    ) -> tuple[Stream, Target, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        known = {name: segments[name] for name in choice.names if name in segments} | dict(begun)
-        inside = known if window == (0.0, np.inf) else crop(known, *window)
-        outside = {name: _outside(segment, window) for name, segment in begun.items()}
-        lost = set(known) - set(inside) - set(begun)  # have nothing in the window
-        choice = _without(choice, lost)
-        if self.request.gap is None:
-            parts = {name: segment for name, segment in inside.items() if name not in begun}
-            starts = {name: inside[name] for name in begun if name in inside}
-            bars = self.request.bars
-            return *lay_out(self.vocabulary, parts, choice, query.wanted, starts, bars), outside
-        (name,) = query.wanted
-        before = int(np.searchsorted(begun[name].times, window[0] - NEAR))
-        start, stop = (chunk - before for chunk in self.request.gap)
-        lasts = chunk_lasts(inside[name], self.members[name])[start:stop].tolist()
-        return *lay_out_gap(self.vocabulary, inside, choice, Gap(name, start, stop), lasts), outside
-
-    def _expected(self, begun: Mapping[str, Encoded]) -> int:
-        """Tokens that the answer will take, more rather than less."""
-        gap, total = self.request.gap, 0.0
-        for segment in begun.values():
-            chunks = len(segment.edges) - 1
-            new = gap[1] - gap[0] if gap else self.request.bars or chunks / 4
-            total += ROOM * new * (len(segment.ids) / chunks + 1)
-        return round(total)
-
-    def _first_that_fits(self, query: Query, draft: Draft) -> tuple[_Prompt, tuple[str, ...]]:
+    def _first_that_fits(self, query: Query, draft: Draft) -> tuple[Prompt, tuple[str, ...]]:
         """The best prompt that leaves room, and what the user should know about it."""
         options = choices(self.arrangements, query.known, query.wanted)
         for choice in options:
-            prompt = self._prompt(choice, query, draft.segments)
+            prompt = self.prompter.prompt(choice, query, draft.segments, self._start(query))
             if not prompt.fits:
                 continue
             warnings = []
             if not choice.trained:
                 how = "fills gaps in" if self.request.gap else "makes"
                 warnings.append(f"no arrangement of the recipe {how} '{query}' from [{choice}]: untrained")
-            if self.request.how.guidance is not None and prompt.unguided is None:
+            guides = prompt.unguided is not None or bool(prompt.target.given)
+            if self.request.how.guidance is not None and not guides:
                 warnings.append(f"nothing stands before '{query}' in [{choice}]: nothing guides it")
             unused = [n for n in query.known if n not in choice.names]
             if unused:
@@ -255,66 +152,137 @@ class Job:
 
     # Making
 
+    def _start(self, query: Query) -> Passage:
+        begun = {name: self.begun[name] for name in query.wanted if name in self.begun}
+        return Passage(begun, tokens=self.request.max_tokens)
+
     def _answer(self, query: Query, drafts: Sequence[Draft], progress: Progress | None) -> list[Draft]:
-        """Make one part for every draft; drafts that are laid out alike go through the engine together."""
+        """Make one part for every draft; windows that are alike go through the engine together."""
         known = {id(draft.segments): draft for draft in drafts}  # the same for all before the first is made
-        found = {key: self._first_that_fits(query, draft) for key, draft in known.items()}
-        prompts = [found[id(draft.segments)] for draft in drafts]
-        finished: dict[int, Made] = {}
-        for choice in dict.fromkeys(prompt.choice for prompt, _ in prompts):
-            group = [i for i, (prompt, _) in enumerate(prompts) if prompt.choice == choice]
-            rows = [self._row(prompts[i][0], drafts[i], query) for i in group]
-            report = None if progress is None else lambda count: progress(count, str(query))
-            made = self.engine.generate(rows, self.request.how, progress=report)
-            finished |= dict(zip(group, made, strict=True))
-        return [self._grown(draft, query, finished[i], *prompts[i]) for i, draft in enumerate(drafts)]
+        first = {key: self._first_that_fits(query, draft) for key, draft in known.items()}
+        making = [self._windows(query, draft, *first[id(draft.segments)]) for draft in drafts]
+        asked = {place: next(steps) for place, steps in enumerate(making)}
+        report = _Report(progress, str(query), len(drafts))
+        finished: dict[int, Draft] = {}
+        while asked:
+            rows = {place: self._row(query, drafts[place], prompt) for place, prompt in asked.items()}
+            for place, took in self._made(asked, rows, report):
+                try:
+                    asked[place] = making[place].send(took)
+                except StopIteration as end:
+                    finished[place] = end.value
+                    del asked[place]
+        report.rest()
+        return [finished[place] for place in range(len(drafts))]
+
+    def _made(
+        self, asked: Mapping[int, Prompt], rows: Mapping[int, Row], report: _Report
+    ) -> list[tuple[int, Took]]:
+        """What the engine makes of all that is asked, by draft."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, prompt in asked.items():
+            groups.setdefault(prompt.kind, []).append(place)
+        took = []
+        for places in groups.values():
+            last = all(asked[place].is_last for place in places)
+            made = asked[places[0]].engine.generate(
+                [rows[place] for place in places],
+                self.request.how,
+                progress=report if last else None,
+            )
+            took += [(p, (m, _harvested(asked[p], m))) for p, m in zip(places, made, strict=True)]
+        return took
 
     def _watched(self, query: Query, draft: Draft) -> Generator[Chunk, None, Draft]:
         """Make one part and give its chunks as they are finished."""
-        prompt, warnings = self._first_that_fits(query, draft)
-        row = self._row(prompt, draft, query)
-        before = {name: self._before(name) for name in query.wanted}
-        prefix = build_program(row.target, self.members, row.budget).prefix.ids
-        splitter = Splitter(self.vocabulary, self.plain, prefix, before)
-        made = yield from _each(self.engine.follow(row, self.request.how), splitter)
-        return self._grown(draft, query, made, prompt, warnings)
+        making = self._windows(query, draft, *self._first_that_fits(query, draft))
+        teller = Teller(
+            self.vocabulary,
+            self.plain,
+            {name: self._known(name, self._start(query)) for name in query.wanted},
+        )
+        prompt = next(making)
+        while True:
+            took = yield from self._told(query, draft, prompt, teller)
+            try:
+                prompt = making.send(took)
+            except StopIteration as end:
+                done: Draft = end.value
+                return done
 
-    def _before(self, name: str) -> np.ndarray:
-        """Local ids of a wanted modality that stand before those that are made."""
-        if name not in self.begun:
+    def _told(
+        self, query: Query, draft: Draft, prompt: Prompt, teller: Teller
+    ) -> Generator[Chunk, None, Took]:
+        splitter, harvest = prompt.splitter(), prompt.harvest()
+        steps = prompt.engine.follow(self._row(query, draft, prompt), self.request.how)
+        while True:
+            try:
+                token = next(steps)
+            except StopIteration as end:
+                return end.value, harvest
+            for cut in splitter.add(token):
+                yield from (teller.chunk(*kept) for kept in harvest.add(*cut))
+
+    def _row(self, query: Query, draft: Draft, prompt: Prompt) -> Row:
+        """What decides the randomness of a first attempt does not depend on how many there are."""
+        key = (self.request.seed, draft.row, query.number, draft.attempt, prompt.passage.windows)
+        last = max(place for place, number in enumerate(key) if number or place < 3) + 1
+        return Row(prompt.stream, prompt.target, prompt.budget, key[:last], prompt.unguided)
+
+    def _windows(
+        self, query: Query, draft: Draft, prompt: Prompt, warnings: tuple[str, ...]
+    ) -> Generator[Prompt, Took, Draft]:
+        """Ask for one window after the other; gives the draft with the part that was made."""
+        choice = prompt.choice
+        draft = replace(draft, warnings=(*draft.warnings, *warnings))
+        while True:
+            made, harvest = yield prompt
+            draft = _charged(draft, made, harvest)
+            passage = self._after(prompt, harvest)
+            if not passage.left:
+                break
+            prompt = self.prompter.prompt(choice, query, draft.segments, passage)
+        layout = str(choice) if passage.windows == 1 else f"{choice} ({passage.windows} windows)"
+        return self._grown(replace(draft, layouts=(*draft.layouts, layout)), query, passage)
+
+    def _after(self, prompt: Prompt, harvest: Harvest) -> Passage:
+        """How far the part is made after a window."""
+        passage = prompt.passage
+        begun, states, tokens = dict(passage.begun), dict(passage.states), 0
+        for name, kept in harvest.kept.items():
+            whole = np.array([*self._known(name, passage), *kept], dtype=np.int32)
+            tokenizer, member = self.vocabulary.tokenizer(name), self.members[name]
+            begun[name] = Encoded(name, whole, tokenizer.clock(whole), tokenizer.cuts(whole), 0)
+            if member.turns:
+                states[name] = member.grammar.walk(np.array(kept), states.get(name, 0))
+            tokens += len(kept) + (harvest.rounds if prompt.target.mixed and member.turns else 0)
+        return Passage(
+            begun,
+            states,
+            left=None if passage.left is None else passage.left - harvest.rounds,
+            tokens=None if passage.tokens is None else passage.tokens - tokens,
+            windows=passage.windows + 1,
+            most=None if harvest.rounds or prompt.rounds is None else max(1, prompt.rounds // 2),
+        )
+
+    def _known(self, name: str, passage: Passage) -> np.ndarray:
+        """Local ids of a wanted modality before those that are made next."""
+        if name not in passage.begun:
             return np.empty(0, dtype=np.int32)
-        segment, gap = self.begun[name], self.request.gap
+        segment, gap = passage.begun[name], self.request.gap
         return segment.ids[: segment.edges[gap[0]]] if gap else segment.ids
 
-    def _row(self, prompt: _Prompt, draft: Draft, query: Query) -> Row:
-        return Row(prompt.stream, prompt.target, prompt.budget, self._key(draft, query), prompt.unguided)
-
-    def _key(self, draft: Draft, query: Query) -> tuple[int, ...]:
-        """What decides the randomness; that of a first attempt does not depend on how many there are."""
-        return (self.request.seed, draft.row, query.number, *([draft.attempt] if draft.attempt else []))
-
-    def _grown(
-        self, draft: Draft, query: Query, made: Made, prompt: _Prompt, warnings: tuple[str, ...]
-    ) -> Draft:
-        filled = [prompt.stream.ids] if prompt.target.gap else []
-        parts = from_stream(self.vocabulary, np.concatenate([*filled, made.ids]))
+    def _grown(self, draft: Draft, query: Query, passage: Passage) -> Draft:
         segments, spans = {}, {}
         for name in query.wanted:
-            before, after = prompt.outside.get(name, ((), ()))
-            segments[name] = self._segment(
-                name, np.concatenate([before, parts[name], after]).astype(np.int32)
-            )
+            ids = passage.begun[name].ids
+            if name in self.begun:
+                gap, begun = self.request.gap, self.begun[name]
+                ids = np.concatenate([ids, begun.ids[begun.edges[gap[1]] :]]) if gap else ids
+            segments[name] = self._segment(name, ids)
             if name in self.begun:
                 spans[name] = (self._made_span(segments[name], self.begun[name]),)
-        return replace(
-            draft,
-            segments={**draft.segments, **segments},
-            bits={**draft.bits, **made.bits},
-            free=draft.free + made.free,
-            layouts=(*draft.layouts, str(prompt.choice)),
-            warnings=(*draft.warnings, *warnings),
-            spans={**draft.spans, **spans},
-        )
+        return replace(draft, segments={**draft.segments, **segments}, spans={**draft.spans, **spans})
 
     def _segment(self, name: str, ids: np.ndarray) -> Encoded:
         tokenizer = self.vocabulary.tokenizer(name)
@@ -327,15 +295,37 @@ class Job:
         return times[first], times[last]
 
 
-def _each(steps: Generator[int, None, Made], splitter: Splitter) -> Generator[Chunk, None, Made]:
-    """The chunks in what the engine does, and at last what it made."""
-    while True:
-        try:
-            token = next(steps)
-        except StopIteration as end:
-            made: Made = end.value
-            return made
-        yield from splitter.add(token)
+class _Report:
+    """Counts finished parts for whoever wants to know; the last windows of a part may be more than one."""
+
+    def __init__(self, progress: Progress | None, note: str, parts: int) -> None:
+        self.progress, self.note, self.left = progress, note, parts
+
+    def __call__(self, count: int) -> None:
+        count = min(count, self.left)
+        self.left -= count
+        if count and self.progress is not None:
+            self.progress(count, self.note)
+
+    def rest(self) -> None:
+        """All are finished."""
+        self(self.left)
+
+
+def _harvested(prompt: Prompt, made: Made) -> Harvest:
+    """What is kept of a window that has been made."""
+    splitter, harvest = prompt.splitter(), prompt.harvest()
+    for token in made.ids[len(prompt.program.prefix.ids) :].tolist():
+        for cut in splitter.add(token):
+            harvest.add(*cut)
+    return harvest
+
+
+def _charged(draft: Draft, made: Made, harvest: Harvest) -> Draft:
+    """A draft with what a window cost, as far as it is kept."""
+    bits = {n: draft.bits.get(n, 0.0) + cost * harvest.share(n) for n, cost in made.bits.items()}
+    kept, whole = sum(map(len, harvest.kept.values())), sum(harvest.made.values())
+    return replace(draft, bits={**draft.bits, **bits}, free=draft.free + made.free * kept / max(1, whole))
 
 
 def _limited(vocabulary: Vocabulary, request: Request) -> dict[str, Grammar]:
@@ -364,24 +354,3 @@ def _queries(request: Request) -> tuple[Query, ...]:
         queries.append(Query(number, known, part, len(parts) - number))
         known += part
     return tuple(queries)
-
-
-def _outside(segment: Encoded, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Its ids before and after a window that begins and ends with chunks."""
-    if segment.clock is None:
-        return segment.ids[:0], segment.ids[:0]
-    first, last = np.searchsorted(segment.times, np.array(window) - NEAR)
-    return segment.ids[: segment.edges[first]], segment.ids[segment.edges[last] :]
-
-
-def _without(choice: Choice, lost: set[str]) -> Choice:
-    """A choice without some of its known modalities."""
-    before = (tuple(n for n in part if n not in lost) for part in choice.before)
-    part = tuple(n for n in choice.part if n not in lost)
-    return replace(choice, before=tuple(p for p in before if p), part=part)
-
-
-def _known_tokens(target: Target) -> int:
-    """Tokens of the segments that take turns with the target, their tags included."""
-    known = [*target.given.values(), *target.begun.values()]
-    return sum(len(s.ids) + len(s.edges) - 1 for s in known)

@@ -181,7 +181,7 @@ def build_program(target: Target, members: Mapping[str, Member], budget: int) ->
         free = target.chunks or budget // (2 * turns) + 2  # a turn is a tag and at least one id
     elif not times:
         times = [0.0]
-    lasts = np.diff(times, append=[np.nan] * bool(times)).tolist()
+    lasts = [*np.diff(times).tolist(), *writer.last_length(times[-1:])]
     for number, (time, length) in enumerate(zip(times, lasts, strict=True)):
         writer.turns(number, time, length)
     for number in range(len(times), len(times) + free):
@@ -222,6 +222,16 @@ class _Writer:
             return []
         known = {**self.target.given, **self.target.begun}
         return sorted({_key(t) for name in known if self.members[name].turns for t in known[name].times})
+
+    def last_length(self, time: Sequence[float]) -> list[float]:
+        """How long the known chunks that begin at the last turn say it is; NaN where they don't."""
+        known = {**self.target.given, **self.target.begun}
+        lasts = [
+            chunk_lasts(segment, self.members[name])[-1]
+            for name, segment in known.items()
+            if self.members[name].turns and time and _key(segment.times[-1]) == time[0]
+        ]
+        return [next((float(length) for length in lasts if not np.isnan(length)), np.nan)] * len(time)
 
     def turns(self, number: int, time: float | None, length: float) -> None:
         """A round; `time`: when its chunks begin, None where that is not known."""

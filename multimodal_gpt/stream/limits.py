@@ -55,6 +55,18 @@ def both(first: Grammar, second: Grammar) -> Grammar:
     return Grammar(states.astype(np.int32), final, first.cut)
 
 
+def resumed(grammar: Grammar, state: int, final: np.ndarray) -> Grammar:
+    """What may follow from a state on where a chunk begins, and end in the states `final` (S,).
+
+    Where the same may follow as at the start, the states keep their numbers; else each is one higher.
+    """
+    first = np.where(grammar.cut, grammar.next_state[state], -1)
+    if state == 0 or (first == np.where(grammar.cut, grammar.next_state[0], -1)).all():
+        return Grammar(grammar.next_state, final & (np.arange(len(final)) > 0), grammar.cut)
+    table = np.vstack([first, grammar.next_state])
+    return Grammar(np.where(table >= 0, table + 1, -1), np.concatenate([[False], final]), grammar.cut)
+
+
 def is_possible(grammar: Grammar) -> bool:
     """Whether it allows any segment at all."""
     return bool(grammar.to_final[0] < UNREACHABLE)
