@@ -27,6 +27,10 @@ class Progress:
         self.note = note or self.note
         self.draw()
 
+    def grow(self, n: int) -> None:
+        """There are `n` steps more than was thought."""
+        self.total = None if self.total is None else self.total + n
+
     def draw(self, *, last: bool = False) -> None:
         """Print a line, at most one per `SECONDS_PER_LINE`."""
         now = time.monotonic()
@@ -48,6 +52,13 @@ class Progress:
         return f"{duration(spent / self.done * (self.total - self.done))} left"
 
 
+class Hidden(Progress):
+    """The same, unseen."""
+
+    def draw(self, *, last: bool = False) -> None:
+        """Nothing."""
+
+
 class _Bar(Progress):
     """The same on a terminal: one line that is redrawn."""
 
@@ -57,7 +68,7 @@ class _Bar(Progress):
         self._task = bar.add_task(label, total=total, note="")
 
     def draw(self, *, last: bool = False) -> None:
-        self._bar.update(self._task, completed=self.done, note=self.note)
+        self._bar.update(self._task, total=self.total, completed=self.done, note=self.note)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,12 +54,12 @@ def collect(
     """
     lost: dict[bytes, Skip] = {}
     cut: dict[bytes, list[Group]] = {}
-    with _bar(len(groups), show=progress) as advance, ExitStack() as at_the_end:
+    with _bar(len(groups), show=progress) as bar, ExitStack() as at_the_end:
         at_the_end.callback(parts.flush)  # after Ctrl-C, too
         waiting = list(groups)
         while waiting:
             unread = [g for g in waiting if g.key(rules.fingerprint) not in parts]
-            advance(len(waiting) - len(unread), "read before")
+            bar.advance(len(waiting) - len(unread), "read before")
             waiting = []
             with closing(_answers(run, unread, rules, seconds)) as answers:
                 for group, answer in answers:
@@ -69,9 +69,10 @@ def collect(
                     elif smaller := split_again(group):
                         cut[key] = smaller
                         waiting += smaller
+                        bar.grow(len(smaller))
                     else:
                         lost[key] = Skip(group.title, answer.kind, answer.reason)
-                    advance(1, group.name)
+                    bar.advance(1, group.name)
     return _gather(list(_keys(groups, cut, rules.fingerprint)), parts, lost)
 
 
@@ -86,12 +87,12 @@ def _answers(
 
 
 @contextmanager
-def _bar(total: int, *, show: bool) -> Iterator[Callable[[int, str], None]]:
-    if not show:
-        yield lambda number, note: None
-        return
-    with console.progress(total, "files") as bar:
-        yield bar.advance
+def _bar(total: int, *, show: bool) -> Iterator[console.Progress]:
+    if show:
+        with console.progress(total, "files") as bar:
+            yield bar
+    else:
+        yield console.Hidden(total, "files")
 
 
 def _keys(groups: Iterable[Group], cut: Mapping[bytes, list[Group]], rules: str) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ class Scope:
     quick: bool = False
 
 
-QUICK = Scope(documents=24, samples=8, quick=True)
+QUICK = Scope(documents=16, samples=6, quick=True)
 
 
 @dataclass(frozen=True, eq=False)
