@@ -56,6 +56,12 @@ def test_facts_are_read_out_of_words(words, facts):
     assert FOLK.facts(words) == facts
 
 
+def test_without_known_types_no_words_are_one():
+    found = Wording(("a {type}[ in {key}]", "a tune in {meter}[, {bars} bars]"), ())
+    assert found.facts("a tune in 4/4, 33 bars") == {"meter": "4/4", "bars": "33"}
+    assert found.facts("a tune") == {}
+
+
 def test_a_field_that_comes_twice_says_the_same():
     twice = Wording(("{key}, yes {key}",), ())
     assert twice.facts("C major, yes C major") == {"key": "C major"}

@@ -12,7 +12,7 @@ from multimodal_gpt.data.captions import Part, fields, parts
 from multimodal_gpt.evaluation.prompts import FIELDS, spelt
 
 _SHAPES = {"key": r"[A-G][#b]? (?:major|minor)", "meter": r"\d+/\d+", "bars": r"\d+"}
-_ANYTHING = ".+?"
+_ANYTHING, _NOTHING = ".+?", "(?!)"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Wording:
         return f"(?:{found})?" if part.optional else found
 
     def _value(self, field: str) -> str:
-        if field == "type" and self.types:
-            return "|".join(map(re.escape, sorted(self.types, key=len, reverse=True)))
+        if field == "type":  # any words would be a type: "a {type}" is not to fit "a tune in 4/4"
+            return "|".join(map(re.escape, sorted(self.types, key=len, reverse=True))) or _NOTHING
         return _SHAPES.get(field, _ANYTHING)
 
     def phrasing(self, field: str) -> Phrasing | None:
