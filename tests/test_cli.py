@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from command_line import mmgpt
 
-from multimodal_gpt import console
 from multimodal_gpt.asking import parse_bars, parse_temperature, split_given, split_wishes
 from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
@@ -357,17 +356,3 @@ def test_wishes_are_told_from_what_is_given() -> None:
 
 def test_bars() -> None:
     assert (parse_bars("5-8"), parse_bars(" 7 ")) == ((5, 8), (7, 7))
-
-
-def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(1000, "files") as bar:
-        for _ in range(1000):
-            bar.advance(1, note="3 skipped")
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "files: 1000/1000 (100 %), 3 skipped\n"
-
-
-def test_a_table_without_a_terminal_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    console.table("sizes", ["name", "ids"], [("text", 256), ("x", None), ("[b]", 0.12345)])
-    assert capsys.readouterr().out == "sizes\n  name  ids\n  text  256\n  x     -\n  [b]   0.1235\n"
