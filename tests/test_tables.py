@@ -29,6 +29,10 @@ def test_documents_that_agree_leave_no_doubt():
     assert (figure.low, figure.high) == pytest.approx((0.3, 0.3))
 
 
+def test_one_document_has_no_interval():
+    assert ratio([3.0], [10]) == Figure(0.3)
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = 0

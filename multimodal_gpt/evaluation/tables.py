@@ -84,9 +84,11 @@ class Table:
 
 def ratio(sums: Sequence[float] | np.ndarray, units: Sequence[float] | np.ndarray, seed: int = 0) -> Figure:
     """sum(sums) / sum(units) over documents, (N,) each, resampled 2,000 times (paired: the same documents
-    of both).
+    of both). One document has no interval.
     """
     top, bottom = np.asarray(sums, dtype=float), np.asarray(units, dtype=float)
+    if len(bottom) == 1:
+        return Figure(float(top[0] / bottom[0]))
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(bottom), (RESAMPLES, len(bottom)))
     totals = bottom[draws].sum(1)
