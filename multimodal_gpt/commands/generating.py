@@ -59,7 +59,9 @@ Penalty = Annotated[
 NoRepeat = Annotated[
     int | None, typer.Option(min=1, help="no so many ids in a row come twice, if others may")
 ]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer per modality")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="longest answer per modality; without --bars the context is")
+]
 Live = Annotated[bool, typer.Option("--stream", help="show what is made while it is made; one piece")]
 Which = Annotated[str | None, typer.Option(help="which of the given ones; those that have bars if absent")]
 
@@ -133,13 +135,16 @@ def _asks(verb: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., 
 @_asks("generate")
 def generate(
     to: Annotated[str, typer.Option(help="modalities to generate, in order: melody,chords")],
-    bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many")] = None,
+    bars: Annotated[int | None, typer.Option(min=1, help="make exactly so many, however long")] = None,
 ) -> dict[str, Any]:
     """Ask a trained run: some modalities given, others wanted.
 
     Give any modality of the run as --NAME VALUE: --text "a waltz", --chords "Am F C G", --melody tune.mid.
     Ask more of what is made as --NAME.WISH VALUE: --melody.key "D major" --melody.rhythm tune.mid; there are
     key, meter, range, ending, rhythm and pitches for a melody, key, meter, ending and rhythm for chords.
+
+    Without --bars a piece ends where the model likes, at the latest where the context or --max-tokens does.
+    With --bars, or given what sets their number, it may be longer than the context: it is made in windows.
 
     Example: mmgpt generate runs/demo --text "a jig in D major" --to melody,chords -n 4 --out out
     """

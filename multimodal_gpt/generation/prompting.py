@@ -29,7 +29,9 @@ ROOM = 1.5
 AMPLE = 2.0
 """A part is made at one go where there is room for so many times the fewest tokens that it takes."""
 KEPT = 0.5
-"""Of the room, what a further window shows again of the piece so far, at most."""
+"""Of the room, what a further window shows again of the piece so far, at most. With 0.25, 0.5 and 0.75, 150
+bars beside known ones took 1.66, 1.50 and 1.55 bits a unit, in 5, 6 and 11 windows (4 pieces each).
+"""
 SCANT = 4.0
 """A chunk takes so many times the fewest tokens that it can, as long as there are none to judge by."""
 Span = tuple[float, float]
