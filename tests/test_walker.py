@@ -27,7 +27,7 @@ VOCABULARY = Vocabulary(
 )
 MEMBERS = members_of(VOCABULARY)
 TAGS = {m.tag: n for n, m in MEMBERS.items()}
-RULES = Rules(MEMBERS, torch.device("cpu"))
+RULES = Rules(MEMBERS)
 ORDERS = [
     ("letters",),
     ("beats",),
@@ -63,10 +63,12 @@ def walk(targets, budget, seed: int = 0, how: Sampling | None = None) -> list[np
     for step in range(max(budget)):
         allowed = walker.allowed()
         assert allowed.any(1).all()
-        legal = legal_logits(torch.randn(allowed.shape, generator=noise) * 8, allowed)
+        logits = torch.randn(allowed.shape, generator=noise) * 8
+        legal = legal_logits(logits, torch.from_numpy(allowed))
         uniform = torch.as_tensor(uniforms((seed, step), len(ids)))
-        chosen = walker.ids(sample(legal, uniform, torch.full((len(ids),), 5.0), how or Sampling()))
-        for row in (~walker.done).nonzero()[:, 0].tolist():
+        column = sample(legal, uniform, torch.full((len(ids),), 5.0), how or Sampling())
+        chosen = walker.ids(column.numpy())
+        for row in np.flatnonzero(~walker.done).tolist():
             ids[row].append(int(chosen[row]))
         walker.advance(chosen)
         if walker.done.all():
@@ -122,9 +124,9 @@ def test_least_is_exact(order, wanted):
     assert not (walker.allowed() & walker_choice(walker)).any()
 
 
-def walker_choice(walker: Walker) -> torch.Tensor:
-    """Columns that are a choice: inside a stretch all of them, at a forced id none."""
-    return walker.inside[:, None].expand(-1, len(walker.columns) + 1)
+def walker_choice(walker: Walker) -> np.ndarray:
+    """(B, 1) bool: whether columns are a choice: inside a stretch all of them, at a forced id none."""
+    return walker.inside[:, None]
 
 
 def test_plain_walk_agrees_with_the_grammar_at_every_step():
@@ -136,7 +138,7 @@ def test_plain_walk_agrees_with_the_grammar_at_every_step():
         assert allowed[: grammar.size] == (grammar.next_state[state] >= 0).tolist()
         assert allowed[-1] == grammar.final[state]
         state = int(grammar.next_state[state, local])
-        walker.advance(torch.tensor([MEMBERS["beats"].first + local]))
+        walker.advance(np.array([MEMBERS["beats"].first + local]))
     assert walker.state.tolist() == [[state]]
 
 
@@ -150,8 +152,8 @@ def test_one_gather_says_the_same(name):
     for _ in range(max(budget)):
         allowed = quick.allowed()
         assert (allowed == general.allowed()).all()
-        legal = legal_logits(torch.randn(allowed.shape, generator=noise), allowed)
-        ids = quick.ids(legal.argmax(-1))
+        legal = legal_logits(torch.randn(allowed.shape, generator=noise), torch.from_numpy(allowed))
+        ids = quick.ids(legal.argmax(-1).numpy())
         quick.advance(ids)
         general.advance(ids)
     assert quick.done.all() and general.done.all()
@@ -161,25 +163,25 @@ def test_chunk_borders_in_turns():
     """Bar, hit | tag of the other: a bar line comes first in a chunk and only there."""
     walker = Walker(Plan(RULES, [Target(("beats", "drums"))], [100]))
     beats, drums = MEMBERS["beats"], MEMBERS["drums"]
-    assert walker.allowed()[0].nonzero()[:, 0].tolist() == [0]
-    walker.advance(torch.tensor([beats.first]))
-    assert walker.allowed()[0].nonzero()[:, 0].tolist() == [1, 2, 3, 4, 10]  # hits, or the tag of drums
-    walker.advance(torch.tensor([drums.tag]))
-    walker.advance(torch.tensor([drums.first]))
-    assert walker.allowed()[0].nonzero()[:, 0].tolist() == [5 + 1, 5 + 2, 5 + 3, 10]  # no end: no hit so far
-    walker.advance(torch.tensor([drums.first + 1]))
-    assert walker.allowed()[0].nonzero()[:, 0].tolist() == [5 + 2, 5 + 3, 10]  # beats has none yet
+    assert walker.allowed()[0].nonzero()[0].tolist() == [0]
+    walker.advance(np.array([beats.first]))
+    assert walker.allowed()[0].nonzero()[0].tolist() == [1, 2, 3, 4, 10]  # hits, or the tag of drums
+    walker.advance(np.array([drums.tag]))
+    walker.advance(np.array([drums.first]))
+    assert walker.allowed()[0].nonzero()[0].tolist() == [5 + 1, 5 + 2, 5 + 3, 10]  # no end: no hit so far
+    walker.advance(np.array([drums.first + 1]))
+    assert walker.allowed()[0].nonzero()[0].tolist() == [5 + 2, 5 + 3, 10]  # beats has none yet
     for token in (beats.tag, beats.first, beats.first + 2, drums.tag, drums.first):
-        walker.advance(torch.tensor([token]))
+        walker.advance(np.array([token]))
     assert walker.allowed()[0, -2:].tolist() == [True, True]  # the end, or another round
-    walker.advance(torch.tensor([END]))
+    walker.advance(np.array([END]))
     assert walker.done.all()
 
 
 def test_rows_walk_on_alone_as_they_did_together():
     asked = [target(("beats", "drums"), ["drums"], seed, 5 + seed) for seed in range(3)]
     together = Walker(Plan(RULES, asked, [60] * 3))
-    together.keep(torch.tensor([2, 0]))
+    together.keep([2, 0])
     for row, one in enumerate([asked[2], asked[0]]):
         alone = Walker(Plan(RULES, [one], [60]))
         assert (alone.allowed() == together.allowed()[row : row + 1]).all()
@@ -194,13 +196,13 @@ def test_rows_that_join_walk_as_they_would_alone():
     plan = Plan(RULES, asked, [60, 70, 65, 80])
     walker = Walker(plan, [0, 1])
     while not walker.done[0]:
-        walker.advance(walker.ids(walker.allowed().long().argmax(1)))
-    walker.put(torch.tensor([0]), Walker(plan, [3]))
-    walker.keep(torch.tensor([1, 0]))
-    walker.put(torch.tensor([0]), Walker(plan, [2]))
+        walker.advance(walker.ids(walker.allowed().argmax(1)))
+    walker.put([0], Walker(plan, [3]))
+    walker.keep([1, 0])
+    walker.put([0], Walker(plan, [2]))
     alone = [Walker(plan, [number]) for number in (2, 3)]
     while not walker.done.all():
-        ids = walker.ids(walker.allowed().long().argmax(1))
+        ids = walker.ids(walker.allowed().argmax(1))
         for row, one in enumerate(alone):
             assert (one.allowed()[0] == walker.allowed()[row]).all() and one.way_out[0] == walker.way_out[row]
             one.advance(ids[row : row + 1])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from multimodal_gpt.generation.target import Member
 from multimodal_gpt.generation.walker import Plan, Walker
@@ -55,7 +53,7 @@ class Clock:
         begin = self.plan.programs[number].begin.tolist()
         return [Timer(member, time) for member, time in zip(self.plan.wanted, begin, strict=True)]
 
-    def times(self, walker: Walker, ids: Tensor) -> Tensor:
+    def times(self, walker: Walker, ids: np.ndarray) -> np.ndarray:
         """(B,) float32 quarter notes of the ids that every row is about to take."""
         forced = (ids == walker.way_out) | ~walker.inside
         known = walker.forced_clock[walker.rows, walker.place]
@@ -64,7 +62,7 @@ class Clock:
             time if is_forced else self._time(row, member, token)
             for row, (token, is_forced, time, member) in enumerate(values)
         ]
-        return torch.tensor(times, dtype=torch.float32, device=ids.device)
+        return np.array(times, dtype=np.float32)
 
     def _time(self, row: int, number: int, token: int) -> float:
         member = self.plan.wanted[number]
@@ -76,6 +74,6 @@ class Clock:
         for place, number in zip(places, numbers, strict=True):
             self.timers[place] = self._begun(number)
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (N,) only, in this order."""
-        self.timers = [self.timers[row] for row in rows.tolist()]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        self.timers = [self.timers[row] for row in rows]

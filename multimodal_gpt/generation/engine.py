@@ -83,7 +83,7 @@ class Engine:
     def __init__(self, net: GPT, members: Mapping[str, Member]) -> None:
         self.net = net
         self.device = net.embedding.weight.device
-        self.rules = Rules(members, self.device)
+        self.rules = Rules(members)
         self.context = net.config.context
 
     def least(self, target: Target) -> int:
@@ -138,11 +138,11 @@ class _Batch:
         self.left = len(rows)  # still to be finished
         self.waiting, self.found = deque(range(len(rows))), dict[int, Made]()
         self.table = self.net.embedding.weight
-        self.head = self.table[self.plan.columns]  # (C - 1, D)
+        self.head = self.table[self._on(self.plan.columns)]  # (C - 1, D)
         warmth = np.array([how.temperature_of(m.name) for m in self.plan.wanted])
-        self.temperature = None if how.even else self._tensor(warmth)
+        self.temperature = None if how.even else self._exact(warmth)
         places = min(ROWS, len(rows))
-        self.uniform = self._tensor(np.zeros((max(r.budget for r in rows), places)))  # (steps, B), a ring
+        self.uniform = self._exact(np.zeros((max(r.budget for r in rows), places)))  # (steps, B), a ring
         self.step = 0
         self.numbers = [-1] * places  # of the row in each place, -1 where there is none
         self.clock = Clock(self.plan) if self.net.config.clock_angles else None
@@ -169,15 +169,19 @@ class _Batch:
         longest = max(row.budget for row in self.asked)
         return History(places, longest, len(self.plan.columns) - 1, self.how, self.device)
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
+    def _exact(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=exact(self.device), device=self.device)
 
-    def run(self) -> Iterator[Tensor]:
+    def _on(self, array: np.ndarray) -> Tensor:
+        """An array of the host where the network is."""
+        return torch.from_numpy(array).to(self.device)
+
+    def run(self) -> Iterator[np.ndarray]:
         """Go to the end of all rows, and give what each place takes, (B,) ids, step by step."""
         while self.left:
             ids = self._choose()
             times = None if self.clock is None else self.clock.times(self.walker, ids)
-            own = self.walker.belongs(ids) if self.plan.given else torch.ones_like(ids, dtype=torch.bool)
+            own = self.walker.belongs(ids) if self.plan.given else np.ones_like(self.walker.done)
             self.walker.advance(ids)
             going = ~self.walker.done
             count = int(going.sum())
@@ -189,17 +193,23 @@ class _Batch:
                 ids, own, going = ids[rows], own[rows], going[rows]
                 times = None if times is None else times[rows]
             if count:
-                self.memory.add(ids, times, going)
-            if count and self.unguided is not None:
-                self.unguided.add(ids, times, going & own, pauses=bool(self.plan.given))
+                self._add(ids, times, going, own)
             if self.waiting and count <= REFILL * len(going):
-                ended = self.walker.done.nonzero()[:, 0].tolist()
+                ended = np.flatnonzero(self.walker.done).tolist()
                 self._begin(ended[: len(self.waiting)])
 
-    def _choose(self) -> Tensor:
+    def _add(self, ids: np.ndarray, times: np.ndarray | None, going: np.ndarray, own: np.ndarray) -> None:
+        """The network reads what every row has taken, (B,) each; `own`: what it would have taken alone."""
+        token, clock = self._on(ids), None if times is None else self._on(times)
+        self.memory.add(token, clock, self._on(going))
+        if self.unguided is not None:
+            self.unguided.add(token, clock, self._on(going & own), pauses=bool(self.plan.given))
+
+    def _choose(self) -> np.ndarray:
         """(B,) next ids; also writes down what they cost."""
         walker, how = self.walker, self.how
-        allowed, member = walker.allowed(), walker.current
+        may, member = walker.allowed(), walker.current
+        allowed = self._on(may)
         legal = legal_logits(self._scores(self.memory.hidden), allowed)
         likely = wanted = legal.log_softmax(-1)
         if self.unguided is not None and how.guidance is not None:
@@ -211,8 +221,8 @@ class _Batch:
         column = sample(wanted, self.uniform[self.step % len(self.uniform)], self.warmth(member), how)
         if self.history is not None:
             self.history.add(column)
-        ids = walker.ids(column)
-        self.trail.add(ids, member, bits(likely, column), allowed.sum(1))
+        ids = walker.ids(column.cpu().numpy())
+        self.trail.add(ids, member, bits(likely, column), np.count_nonzero(may, axis=1))
         return ids
 
     def _scores(self, hidden: Tensor, *, alone: bool = False) -> Tensor:
@@ -223,15 +233,17 @@ class _Batch:
         """
         scores = F.linear(hidden, self.head)
         if alone and self.plan.leaving is not None:
-            way_out = scores[:, self.plan.leaving].logsumexp(1, keepdim=True)
+            way_out = scores[:, self._on(self.plan.leaving)].logsumexp(1, keepdim=True)
         else:
             ids = self.walker.own_way_out if alone else self.walker.way_out
-            way_out = (hidden * F.embedding(ids, self.table)).sum(-1, keepdim=True)
+            way_out = (hidden * F.embedding(self._on(ids), self.table)).sum(-1, keepdim=True)
         return torch.cat([scores, way_out], dim=1).float()
 
-    def warmth(self, member: Tensor) -> Tensor | float:
+    def warmth(self, member: np.ndarray) -> Tensor | float:
         """Temperatures of the rows, by the member (B,) whose ids they are to draw."""
-        return self.temperature[member] if self.temperature is not None else self.how.temperature_of("")
+        if self.temperature is None:
+            return self.how.temperature_of("")
+        return self.temperature[self._on(member)]
 
     def _begin(self, places: list[int]) -> None:
         """Rows that wait take these places; what has been made there is kept."""
@@ -244,13 +256,13 @@ class _Batch:
             if memory is not None:
                 chosen = [pair[which] for pair in prompts]
                 memory.put(rows, chosen[: len(numbers)], chosen[-1] if following else None)
-        self.walker.put(rows, Walker(self.plan, numbers))
+        self.walker.put(places, Walker(self.plan, numbers))
         if self.clock is not None:
             self.clock.put(places, numbers)
         if self.history is not None:
             self.history.clear(rows)
         fresh = np.stack([uniforms(self.asked[n].key, len(self.uniform)) for n in numbers], axis=1)
-        self.uniform.index_copy_(1, rows, self._tensor(np.roll(fresh, self.step, axis=0)))
+        self.uniform.index_copy_(1, rows, self._exact(np.roll(fresh, self.step, axis=0)))
         for place, number in zip(places, numbers, strict=True):
             self.numbers[place] = number
 
@@ -259,20 +271,23 @@ class _Batch:
         row, program = self.asked[number], self.plan.programs[number]
         return joined(row.prompt, program.prefix), joined(row.unguided or row.prompt, program.own_prefix)
 
-    def _shrink(self, going: Tensor) -> Tensor:
-        """Drop the rows that have ended; gives the old places (B,) of those that go on."""
-        ended = (~going).nonzero()[:, 0].tolist()
+    def _shrink(self, going: np.ndarray) -> list[int]:
+        """Drop the rows that have ended; gives the old places of those that go on."""
+        ended = np.flatnonzero(~going).tolist()
         self._collect(ended)
         count = len(going) - len(ended)
         order = list(range(count))
         for hole, last in zip(ended, (n for n in range(count, len(going)) if n not in ended), strict=False):
             order[hole] = last  # so most keep their places
+        for host in (self.walker, self.trail, self.clock):
+            if host is not None:
+                host.keep(order)
         rows = torch.tensor(order, device=self.device)
-        for part in (self.walker, self.trail, self.memory, self.unguided, self.clock, self.history):
+        for part in (self.memory, self.unguided, self.history):
             if part is not None:
                 part.keep(rows)
         self.numbers, self.uniform = [self.numbers[place] for place in order], self.uniform[:, rows]
-        return rows
+        return order
 
     def _collect(self, places: Sequence[int]) -> None:
         """Write down what has been made in these places, and free them."""
@@ -298,23 +313,25 @@ class _Trail:
         self.ids: list[list[np.ndarray]] = [[] for _ in range(places)]
         self.bits = np.zeros((places, members))
         self.free = np.zeros(places, dtype=np.int64)
-        self.steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.steps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.costs: list[Tensor] = []
 
-    def add(self, ids: Tensor, member: Tensor, bits: Tensor, legal: Tensor) -> None:
+    def add(self, ids: np.ndarray, member: np.ndarray, bits: Tensor, legal: np.ndarray) -> None:
         """One step, (B,) each: the ids, whose they are, what they cost, and how many could have come."""
-        self.steps.append((ids, member, bits, legal))
+        self.steps.append((ids, member, legal))
+        self.costs.append(bits)
 
     def write_down(self) -> None:
-        """Bring the steps since the last time to the host."""
+        """Bring the costs of the steps since the last time to the host."""
         if not self.steps:
             return
-        columns = (torch.stack(column, dim=1).cpu().numpy() for column in zip(*self.steps, strict=True))
-        ids, member, bits, legal = columns
+        ids, member, legal = (np.stack(column, axis=1) for column in zip(*self.steps, strict=True))
         for place, row in enumerate(ids):
             self.ids[place].append(row[row != PAD])
+        bits = torch.stack(self.costs, dim=1).cpu().numpy()
         np.add.at(self.bits, (np.arange(len(ids))[:, None], member), bits)
         self.free += (legal > 1).sum(1)
-        self.steps = []
+        self.steps, self.costs = [], []
 
     def pop(self, place: int) -> tuple[np.ndarray, list[float], int]:
         """Ids, bits by member and number of free ids of one place, which begins anew."""
@@ -323,8 +340,7 @@ class _Trail:
         self.ids[place], self.bits[place], self.free[place] = [], 0, 0
         return told
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (N,) only, in this order."""
-        order = rows.tolist()
-        self.ids = [self.ids[place] for place in order]
-        self.bits, self.free = self.bits[order], self.free[order]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        self.ids = [self.ids[place] for place in rows]
+        self.bits, self.free = self.bits[rows], self.free[rows]

@@ -1,4 +1,4 @@
-"""What may follow what in a modality, and how far it is to an end: tables on the model's device.
+"""What may follow what in a modality, and how far it is to an end, in tables.
 
 S states, V local ids, K rounds that may still be added.
 """
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from multimodal_gpt.generation.closing import FAR, closing_chunks, closing_whole, rounds_to_see
 from multimodal_gpt.generation.target import Member
@@ -22,7 +20,7 @@ DEEPEST = 64
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """One modality on the device, made whole or in chunks.
+    """One modality, made whole or in chunks.
 
     Args:
         next_state: (S + 1, V) int32, -1 where an id may not come, as nowhere in the last row.
@@ -37,24 +35,24 @@ class Tables:
         spans: (V,) float32, see Member; None where it is made whole, or does not tell.
     """
 
-    next_state: Tensor
-    cut: Tensor
-    legal: Tensor
-    tells: Tensor
-    inside: Tensor
-    between: Tensor
-    most: Tensor
+    next_state: np.ndarray
+    cut: np.ndarray
+    legal: np.ndarray
+    tells: np.ndarray
+    inside: np.ndarray
+    between: np.ndarray
+    most: np.ndarray
     rounds: int
-    reach: Tensor | None
-    spans: Tensor | None
+    reach: np.ndarray | None
+    spans: np.ndarray | None
 
 
 class Rules:
-    """The modalities of a model and their tables on its device, made when they are first needed."""
+    """The modalities of a model and their tables, made when they are first needed."""
 
-    def __init__(self, members: Mapping[str, Member], device: torch.device) -> None:
-        self.members, self.device = members, device
-        self._next_state: dict[str, Tensor] = {}
+    def __init__(self, members: Mapping[str, Member]) -> None:
+        self.members = members
+        self._next_state: dict[str, np.ndarray] = {}
         self._tables: dict[tuple[str, bool], Tables] = {}
 
     def tables(self, name: str, whole: bool, chunks: int) -> Tables:
@@ -71,31 +69,25 @@ class Rules:
         grammar, spans = self.members[name].grammar, self.members[name].spans
         if name not in self._next_state:
             nowhere = np.full((1, grammar.size), -1, dtype=np.int32)  # where a row is that has ended
-            self._next_state[name] = self._tensor(np.vstack([grammar.next_state, nowhere]).astype(np.int32))
+            self._next_state[name] = np.vstack([grammar.next_state, nowhere]).astype(np.int32)
         closing = closing_whole(grammar) if whole else closing_chunks(grammar, chunks)
-        legal = self._next_state[name] >= 0
-        if not whole:  # what begins a chunk comes first in a stretch and nowhere else
-            cut = self._tensor(grammar.cut)
-            legal = torch.stack([legal & ~cut, legal & cut])
-        else:
-            legal = legal.expand(2, -1, -1)
-        says = torch.zeros_like(legal[0, 0]) if whole or spans is None else ~self._tensor(spans).isnan()
+        # What begins a chunk comes first in a stretch and nowhere else.
+        where = np.ones((2, 1), dtype=bool) if whole else np.stack([~grammar.cut, grammar.cut])
+        legal = (self._next_state[name] >= 0) & where[:, None]  # (2, S + 1, V)
+        says = np.zeros(grammar.size, dtype=bool) if whole or spans is None else ~np.isnan(spans)
         reached = np.unique(grammar.next_state[grammar.next_state >= 0])
         return Tables(
             next_state=self._next_state[name],
-            cut=self._tensor(grammar.cut),
+            cut=grammar.cut,
             legal=legal,
             tells=(legal & says).any(-1),
-            inside=self._tensor(closing.inside),
-            between=self._tensor(closing.between),
-            most=self._tensor(closing.inside[:, reached].max(1).astype(np.int64)),
+            inside=closing.inside,
+            between=closing.between,
+            most=closing.inside[:, reached].max(1).astype(np.int64),
             rounds=rounds_to_see(closing),
-            reach=self._tensor(_reach(grammar)) if whole else None,
-            spans=None if whole or spans is None else self._tensor(spans),
+            reach=_reach(grammar) if whole else None,
+            spans=None if whole else spans,
         )
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.device)
 
 
 def _reach(grammar: Grammar) -> np.ndarray:
