@@ -15,9 +15,9 @@ from multimodal_gpt.generation.engine import Engine, Made, Row
 from multimodal_gpt.generation.harvest import Harvest
 from multimodal_gpt.generation.layout import choices
 from multimodal_gpt.generation.prompt import Passage, Prompt, Query
-from multimodal_gpt.generation.prompting import Prompter
 from multimodal_gpt.generation.request import Request
 from multimodal_gpt.generation.streaming import Chunk, Teller
+from multimodal_gpt.generation.windowing import Prompter
 from multimodal_gpt.stream.arrangement import Arrangement
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.limits import is_possible
