@@ -40,10 +40,7 @@ class Timer:
 
 
 class Clock:
-    """Times of the ids of a batch, one step at a time.
-
-    Plugins tell times on the host, so a network with a clock pays a round trip per token.
-    """
+    """Times of the ids of a batch, one step at a time; told on the host, where rows walk."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
