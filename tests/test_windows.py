@@ -70,7 +70,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
+@pytest.mark.parametrize("temperature", [0.0, 50.0])
 @pytest.mark.parametrize("case", CASES)
 def test_exactly_so_many_bars_in_many_windows(run, case, temperature):
     verb, asked, count = CASES[case]

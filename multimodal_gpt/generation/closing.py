@@ -84,7 +84,9 @@ class _Steps:
         table = grammar.next_state[:, ids]
         self.states = len(table)
         source, column = np.nonzero(table >= 0)
-        pairs = np.unique(source * np.int64(self.states) + table[source, column])
+        # Not np.unique: it hashes, which takes many times as long for a million pairs that are nearly sorted.
+        pairs = np.sort(source * np.int64(self.states) + table[source, column], kind="stable")
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
         source, self.target = np.divmod(pairs, self.states)
         self.source, self.start = np.unique(source, return_index=True)
 

@@ -75,7 +75,8 @@ class Rules:
         where = np.ones((2, 1), dtype=bool) if whole else np.stack([~grammar.cut, grammar.cut])
         legal = (self._next_state[name] >= 0) & where[:, None]  # (2, S + 1, V)
         says = np.zeros(grammar.size, dtype=bool) if whole or spans is None else ~np.isnan(spans)
-        reached = np.unique(grammar.next_state[grammar.next_state >= 0])
+        reached = np.zeros(len(grammar.next_state), dtype=bool)
+        reached[grammar.next_state[grammar.next_state >= 0]] = True
         return Tables(
             next_state=self._next_state[name],
             cut=grammar.cut,
