@@ -78,10 +78,22 @@ def parse_temperature(text: str) -> float | dict[str, float]:
 
 def parse_plugins(items: Sequence[str]) -> dict[str, str]:
     """`["dna=./dna.py"]` -> `{"dna": "./dna.py"}`. Raises UserError."""
+    return _pairs(items, "file", "--plugin", "write NAME=FILE.py")
+
+
+def parse_specialists(items: Sequence[str]) -> dict[str, Path]:
+    """`["dna=runs/dna"]` -> `{"dna": Path("runs/dna")}`. Raises UserError where it names no run folder."""
+    runs = {n: Path(run) for n, run in _pairs(items, "run", "--specialist", "write NAME=RUN").items()}
+    for run in runs.values():
+        check_run(run)
+    return runs
+
+
+def _pairs(items: Sequence[str], what: str, option: str, fix: str) -> dict[str, str]:
     pairs = [item.partition("=") for item in items]
     for name, equals, path in pairs:
         if not (name and equals and path):
-            raise UserError(f"'{name}{equals}{path}' names no file", "--plugin", "write NAME=FILE.py")
+            raise UserError(f"'{name}{equals}{path}' names no {what}", option, fix)
     return {name: path for name, _, path in pairs}
 
 

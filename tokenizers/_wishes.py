@@ -17,7 +17,7 @@ from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.limits import along, both, only
 from multimodal_gpt.tokenizers import _chord_tokens as chord_ids
 from multimodal_gpt.tokenizers import _harmony
-from multimodal_gpt.tokenizers._music import METERS, normalise_meter, parse_key, parse_note
+from multimodal_gpt.tokenizers._music import METERS, Signature, normalise_meter, parse_key, parse_note
 from multimodal_gpt.tokenizers._remi import Layout
 
 MELODY: Mapping[str, str] = {
@@ -204,8 +204,13 @@ def scale(value: object) -> np.ndarray:
     signature = parse_key(str(value))
     if signature is None:
         raise UserError(f"{str(value)!r} is no key", "key", "for example 'D major' or 'E minor'")
+    return scale_of(signature)
+
+
+def scale_of(signature: Signature) -> np.ndarray:
+    """(12,) bool pitch classes of a key's scale, of a minor key also the raised sixth and seventh."""
     sharps, minor = signature
-    tonic = 7 * sharps % 12
+    tonic = 7 * sharps % 12  # of the major key with the same signature
     found = np.zeros(12, dtype=bool)
     found[(tonic + np.array([0, 2, 4, 5, 7, 9, 11])) % 12] = True
     if minor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from multimodal_gpt import console
-from multimodal_gpt.asking import check_run, parse_plugins
+from multimodal_gpt.asking import check_run, parse_plugins, parse_specialists
 from multimodal_gpt.commands.options import Device, Json, Plugin, RunFolder, print_json, stdout_for_result
 from multimodal_gpt.errors import UserError
 
@@ -50,9 +50,7 @@ def evaluate(
     """
     trusted = parse_plugins(plugin or ())
     check_run(run)
-    special = _pairs(specialist or ())
-    for path in special.values():
-        check_run(path)
+    special = parse_specialists(specialist or ())
     from multimodal_gpt.evaluation import evaluate as judge
     from multimodal_gpt.evaluation.subject import QUICK, Scope
     from multimodal_gpt.generation import session
@@ -119,14 +117,6 @@ def _names(runs: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(run) for run in runs]
-
-
-def _pairs(items: Sequence[str]) -> dict[str, Path]:
-    pairs = [item.partition("=") for item in items]
-    for name, equals, path in pairs:
-        if not (name and equals and path):
-            raise UserError(f"'{name}{equals}{path}' names no run", "--specialist", "write NAME=RUN")
-    return {name: Path(path) for name, _, path in pairs}
 
 
 def _print_tables(tables: Sequence[Any]) -> None:

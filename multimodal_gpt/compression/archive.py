@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from multimodal_gpt.compression import arithmetic, coding, container, files
-from multimodal_gpt.compression.coding import Differs, Progress
+from multimodal_gpt.compression.coding import Coded, Differs, Progress
 from multimodal_gpt.compression.container import Header, Kind
 from multimodal_gpt.compression.files import Contents
 from multimodal_gpt.errors import UserError
@@ -85,16 +85,7 @@ def compress(
     if not contents.segments:
         return _stored(run, contents)
     coded = coding.encode(run, contents.segments, progress)
-    ids = {name: segment.ids for name, segment in contents.segments.items()}
-    header = replace(
-        _header(run, contents),
-        checksum=_checksum(ids if contents.kind == Kind.CONTENTS else contents.data),
-        size=0 if contents.kind == Kind.CONTENTS else len(contents.data),
-        tokens=coded.plan.tokens,
-        states=coded.plan.states,
-        order=",".join("+".join(part) for part in coded.plan.order),
-        patch=contents.patch,
-    )
+    header = _header_of(run, contents, coded)
     made = Compressed(container.pack(header, coded.payload), header, len(coded.payload), contents, coded.bits)
     if contents.kind == Kind.BYTES and len((stored := _stored(run, contents)).data) < len(made.data):
         return stored
@@ -134,6 +125,20 @@ def _header(run: Run, contents: Contents) -> Header:
         order="",
         made_on=_this_machine(),
         patch=b"",
+    )
+
+
+def _header_of(run: Run, contents: Contents, coded: Coded) -> Header:
+    """The header of contents that the network has coded."""
+    ids = {name: segment.ids for name, segment in contents.segments.items()}
+    return replace(
+        _header(run, contents),
+        checksum=_checksum(ids if contents.kind == Kind.CONTENTS else contents.data),
+        size=0 if contents.kind == Kind.CONTENTS else len(contents.data),
+        tokens=coded.plan.tokens,
+        states=coded.plan.states,
+        order=",".join("+".join(part) for part in coded.plan.order),
+        patch=contents.patch,
     )
 
 
@@ -239,11 +244,5 @@ def compressed_size(
     """
     suffix = run.vocabulary.tokenizer(next(iter(segments))).suffixes[0]
     coded = coding.encode(run, segments, progress)
-    order = ",".join("+".join(part) for part in coded.plan.order)
-    header = replace(
-        _header(run, Contents(b"", Kind.CONTENTS, segments, suffix)),
-        tokens=coded.plan.tokens,
-        states=coded.plan.states,
-        order=order,
-    )
+    header = _header_of(run, Contents(b"", Kind.CONTENTS, segments, suffix), coded)
     return Size(len(coded.payload), len(container.pack(header, coded.payload)), coded.bits)

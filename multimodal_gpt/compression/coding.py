@@ -27,7 +27,15 @@ from multimodal_gpt.model.cache import KVCache
 from multimodal_gpt.model.decoding import Decoder
 from multimodal_gpt.model.gpt import GPT
 from multimodal_gpt.model.rotary import clock_numbers, wave_numbers
-from multimodal_gpt.stream.arrangement import Arrangement, Layout, Part, from_stream, stream_length, to_stream
+from multimodal_gpt.stream.arrangement import (
+    Arrangement,
+    Layout,
+    Part,
+    from_stream,
+    sizes,
+    stream_length,
+    to_stream,
+)
 from multimodal_gpt.stream.vocabulary import Encoded
 
 Progress = Callable[[int], object]
@@ -236,8 +244,7 @@ def orders(arrangements: Sequence[Arrangement], names: Sequence[str]) -> list[tu
 
 def tokens_of(run: Run, segments: Mapping[str, Encoded]) -> int:
     """About how many tokens their stream has: lanes repeat a tag."""
-    lengths = {name: (len(s.ids), len(s.edges) - 1) for name, s in segments.items()}
-    return stream_length(lengths, Layout(orders(run.arrangements, list(segments))[0]))
+    return stream_length(sizes(segments), Layout(orders(run.arrangements, list(segments))[0]))
 
 
 def cheapest(run: Run, segments: Mapping[str, Encoded]) -> tuple[Part, ...]:

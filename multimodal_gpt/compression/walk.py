@@ -103,7 +103,7 @@ class Walk:
         return bool(self.members[name].grammar.final[self.states[name]])
 
     def _closes(self, name: str) -> bool:
-        return self._over(name) or bool(self.members[name].grammar.closable[self.states[name]])
+        return self._over(name) or self._goes_on(name)
 
     def _ways_out(self, name: str) -> np.ndarray:
         """Tags of those that can begin a chunk, and END where all have come to an end."""

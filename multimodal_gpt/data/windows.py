@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multimodal_gpt.stream.arrangement import Layout, crop
+from multimodal_gpt.stream.arrangement import Layout, crop, sizes
 from multimodal_gpt.stream.vocabulary import Encoded
 
 NEAR = 1e-4
@@ -172,14 +172,14 @@ def ruler_of(segments: Mapping[str, Encoded], layout: Layout, context: int) -> R
         name = layout.gap.modality
         fixed += 2 if name in mixed else 4
         tags |= {name: 2} if name in mixed else {}
-    sizes = {n: (len(s.ids), len(s.edges) - 1) for n, s in heads.items()}
-    fixed += sum(tokens + tags.get(n, 0) * chunks for n, (tokens, chunks) in sizes.items())
+    shown = sizes(heads)
+    fixed += sum(tokens + tags.get(n, 0) * chunks for n, (tokens, chunks) in shown.items())
     edges = _edges(body, max(1, context - fixed), max(1, context // HARD_STEPS))
     scales = {s.modality: _scale(s, edges) for s in body}
     fixed += sum(tags.get(n, 0) * scale.begun for n, scale in scales.items())
     cost = sum(s.tokens + tags.get(n, 0) * s.below for n, s in scales.items())
     shortened = any(len(heads[n].ids) < len(segments[n].ids) for n in heads)
-    return Ruler(edges.tolist(), np.asarray(cost).tolist(), fixed, sizes, scales, shortened)
+    return Ruler(edges.tolist(), np.asarray(cost).tolist(), fixed, shown, scales, shortened)
 
 
 def _edges(body: Sequence[Encoded], room: int, step: int) -> np.ndarray:

@@ -5,6 +5,8 @@ N documents.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from multimodal_gpt.errors import UserError
@@ -46,9 +48,7 @@ def _row(subject: Subject, name: str) -> Row | None:
     sums = dict(zip((MODEL, FILE, PROMISED), sizes.T, strict=True))
     row = ratio_row(name, f"bits/{unit}", LOWER, sums, units, sources(pieces))
     others = packed(subject, name, pieces, units.sum())
-    return Row(
-        row.name, row.unit, row.better, row.count, {**row.figures, **others}, row.sources, row.units, row.sums
-    )
+    return replace(row, figures={**row.figures, **others})
 
 
 def _sizes(subject: Subject, piece: Piece, name: str) -> tuple[float, float, float]:

@@ -17,14 +17,11 @@ import numpy as np
 
 from multimodal_gpt.evaluation.documents import Piece, holding
 from multimodal_gpt.evaluation.likelihood import segment_bits
+from multimodal_gpt.evaluation.music import known_key, tonic_of
 from multimodal_gpt.evaluation.ngram import Ngram, sounding
 from multimodal_gpt.evaluation.subject import Subject, sources
 from multimodal_gpt.evaluation.tables import HIGHER, MODEL, Figure, Row, Table, ratio_row
 from multimodal_gpt.stream.vocabulary import Encoded, Vocabulary
-
-STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11, "#": 1, "b": -1}
-"""Semitones of a key's letter and of its accidentals."""
-
 
 STRANGER, LOOKALIKE, RIGHT = "stranger", "lookalike", "true - lookalike"
 IMPROVED, COUNTED = "improved %", "n-gram"
@@ -109,10 +106,7 @@ def null_bits(
     subject: Subject, target: str, context: str, pieces: Sequence[Piece], others: Sequence[Encoded]
 ) -> np.ndarray:
     """(N,) bits of each piece's target, given another context in place of its own."""
-    choice = subject.layout(target, (context,))
-    if choice is None:
-        raise ValueError(f"the run was not trained to make {target} from {context}")
-    order = [*choice.before, choice.part]
+    order = subject.order(target, (context,))
     costs = []
     for piece, other in zip(pieces, others, strict=True):
         both = {target: piece.segments[target], context: other}
@@ -188,7 +182,7 @@ def _class_of(metadata: Mapping[str, Any]) -> tuple[object, object]:
 def _disguise(other: Piece, piece: Piece, context: str, vocabulary: Vocabulary) -> Encoded:
     """Another piece's context, moved to this piece's key and cut or repeated to its length."""
     segment = other.segments[context]
-    steps = tonic(piece.metadata) - tonic(other.metadata)
+    steps = _tonic(piece.metadata) - _tonic(other.metadata)
     steps = (steps + 6) % 12 - 6
     tokenizer = vocabulary.tokenizer(context)
     if steps and hasattr(tokenizer, "shift"):
@@ -197,7 +191,7 @@ def _disguise(other: Piece, piece: Piece, context: str, vocabulary: Vocabulary) 
     return like(segment, piece.segments[context], vocabulary)
 
 
-def tonic(metadata: Mapping[str, Any]) -> int:
+def _tonic(metadata: Mapping[str, Any]) -> int:
     """Semitones of the key's tonic above C; 0 where no key is known."""
-    name = str(metadata.get("key", "")).partition(" ")[0]
-    return sum(STEPS.get(letter, 0) for letter in name)
+    key = known_key(metadata.get("key"))
+    return 0 if key is None else tonic_of(key)

@@ -24,11 +24,11 @@ from multimodal_gpt.evaluation.music import (
     key_in_words,
     known_key,
     roles_of,
-    scale_of,
 )
 from multimodal_gpt.evaluation.prompts import DRAWN, HELD_OUT, Tune, spelt, tunes
 from multimodal_gpt.evaluation.subject import Subject
 from multimodal_gpt.evaluation.tables import HIGHER, MODEL, Row, Table, ratio_row
+from multimodal_gpt.tokenizers._wishes import scale_of
 
 HUMAN, WRONG = "human", "wrong prompt"
 COLUMNS = (MODEL, HUMAN, WRONG)

@@ -26,6 +26,11 @@ LAGS = np.arange(1, 25) * TICKS // 2
 """Ticks: half to twelve quarter notes, how long a bar or a beat may be."""
 
 
+def lengths(notes: np.ndarray) -> np.ndarray:
+    """(N,) which of LENGTHS the duration of each of (N, 3) notes is nearest to, in proportion."""
+    return np.asarray(np.abs(np.log(notes[:, 1, None] / TICKS / LENGTHS)).argmin(axis=1))
+
+
 def rhythm(notes: np.ndarray) -> np.ndarray:
     """(F,) what (N, 3) notes tell of their beat without bar lines.
 
@@ -33,8 +38,7 @@ def rhythm(notes: np.ndarray) -> np.ndarray:
     (relative to how often one begins at all), and the same counting notes by their duration.
     """
     onset, duration = notes[:, 0] - notes[0, 0], notes[:, 1].astype(float)
-    lengths = np.abs(np.log(duration[:, None] / TICKS / LENGTHS)).argmin(axis=1)
-    shares = np.bincount(lengths, weights=duration, minlength=len(LENGTHS)) / duration.sum()
+    shares = np.bincount(lengths(notes), weights=duration, minlength=len(LENGTHS)) / duration.sum()
     slots = np.zeros(int(onset[-1]) * 12 // TICKS + 1)
     np.add.at(slots, onset * 12 // TICKS, duration / TICKS)
     struck = (slots > 0).astype(float)

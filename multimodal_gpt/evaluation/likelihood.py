@@ -19,7 +19,7 @@ import torch
 from multimodal_gpt.data.windows import has_bars, part_of
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.model.gpt import GPT
-from multimodal_gpt.stream.arrangement import Layout, Part, Stream, crop, stream_length, to_stream
+from multimodal_gpt.stream.arrangement import Layout, Part, Stream, crop, sizes, stream_length, to_stream
 from multimodal_gpt.stream.vocabulary import END, Encoded, Vocabulary
 
 LN2 = float(np.log(2.0))
@@ -214,8 +214,7 @@ def _fits(segments: Mapping[str, Encoded], layout: Layout, start: float, stop: f
 
 def tokens_of(seen: Mapping[str, Encoded], order: Sequence[Part]) -> int:
     """Tokens of the stream of what is there of an order."""
-    lengths = {n: (len(s.ids), len(s.edges) - 1) for n, s in seen.items()}
-    return stream_length(lengths, _laid_out(order, seen))
+    return stream_length(sizes(seen), _laid_out(order, seen))
 
 
 def _laid_out(order: Sequence[Part], seen: Mapping[str, Encoded]) -> Layout:

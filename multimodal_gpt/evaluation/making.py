@@ -86,9 +86,16 @@ def _uses(run: Run, wanted: Part, known: Part) -> list[Choice]:
     return [choice for choice in options if set(choice.names) == {*known, *wanted}]
 
 
+def trained(run: Run, wanted: Part, known: Part) -> Choice | None:
+    """The best layout in which an arrangement of the recipe shows these known modalities before or beside the
+    wanted ones; None where there is none.
+    """
+    return next((choice for choice in _uses(run, wanted, known) if choice.trained), None)
+
+
 def is_trained(run: Run, wanted: Part, known: Part) -> bool:
-    """Whether an arrangement of the recipe shows these known modalities before or beside the wanted ones."""
-    return any(choice.trained for choice in _uses(run, wanted, known))
+    """Whether there is such a layout."""
+    return trained(run, wanted, known) is not None
 
 
 def prompt_of(run: Run, wanted: str, given: Mapping[str, Encoded]) -> Stream | None:

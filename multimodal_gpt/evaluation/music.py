@@ -102,15 +102,6 @@ def key_in_words(signature: Key) -> str:
     return str(key_name(signature))
 
 
-def scale_of(signature: Key) -> np.ndarray:
-    """(12,) bool pitch classes of a key's scale, of a minor key also the raised sixth and seventh."""
-    tonic, minor = tonic_of(signature), signature[1]
-    steps = (0, 2, 3, 5, 7, 8, 9, 10, 11) if minor else (0, 2, 4, 5, 7, 9, 11)
-    found = np.zeros(12, dtype=bool)
-    found[[(tonic + step) % 12 for step in steps]] = True
-    return found
-
-
 def key_of(metadata: Mapping[str, Any], notes: np.ndarray) -> Key:
     """The key that is known of a piece, or else the one that is heard."""
     return known_key(metadata.get("key")) or heard_key(notes)

@@ -38,14 +38,15 @@ class _Counts:
 
     def of(self, histories: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Total, kinds and times of each place, (T,) float64; 0 where the history never came."""
-        at, there = _find(self.histories, histories)
-        pair_at, pair_there = _find(self.pairs, pairs)
+        at, there = find(self.histories, histories)
+        pair_at, pair_there = find(self.pairs, pairs)
         found = (self.totals[at] * there, self.kinds[at] * there, self.times[pair_at] * pair_there)
         total, kinds, times = (part.astype(np.float64) for part in found)
         return total, kinds, times
 
 
-def _find(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where (T,) values are in a sorted array that is not empty, and whether they are there, (T,) bool."""
     at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return at, known[at] == wanted
 

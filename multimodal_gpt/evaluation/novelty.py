@@ -11,38 +11,16 @@ from functools import cached_property
 
 import numpy as np
 
+from multimodal_gpt.evaluation.ngram import find
+from multimodal_gpt.tokenizers._shingles import stretches
+
 STRETCH = 12
 """Intervals of a stretch that counts as found: thirteen notes."""
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: neighbouring values get far apart
 
 
 def intervals(notes: np.ndarray) -> np.ndarray:
     """(N - 1,) semitones from each of (N, 3) notes to the next."""
     return np.asarray(np.diff(notes[:, 2]))
-
-
-def stretches(steps: np.ndarray, length: int) -> np.ndarray:
-    """(K - length + 1,) uint64 hashes of all stretches of so many intervals, none where there are too few.
-
-    The same stretch has the same hash; two different ones of a million share one with probability 3e-8.
-    """
-    count = len(steps) - length + 1
-    if count < 1:
-        return np.zeros(0, dtype=np.uint64)
-    found = np.zeros(count, dtype=np.uint64)
-    mixed = _mixed(steps.astype(np.int64).astype(np.uint64))
-    for place in range(length):
-        found = found * _FACTOR + mixed[place : place + count]
-    return found
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Splitmix64 (Steele, Lea, Flood, OOPSLA 2014): small numbers become large, unlike ones."""
-    with np.errstate(over="ignore"):
-        found = values + _FACTOR
-        found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(found ^ (found >> np.uint64(31)))
 
 
 class Known:
@@ -67,10 +45,7 @@ class Known:
     def holds(self, steps: np.ndarray, length: int) -> np.ndarray:
         """(K - length + 1,) bool: which stretches of a tune are known."""
         known, asked = self.of(length), stretches(steps, length)
-        if not len(known):
-            return np.zeros(len(asked), dtype=bool)
-        place = np.minimum(known.searchsorted(asked), len(known) - 1)
-        return np.asarray(known[place] == asked)
+        return find(known, asked)[1] if len(known) else np.zeros(len(asked), dtype=bool)
 
 
 def copied(notes: np.ndarray, known: Known, length: int = STRETCH) -> tuple[int, int]:

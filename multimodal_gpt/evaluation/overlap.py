@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from multimodal_gpt.evaluation.guessing import LENGTHS
+from multimodal_gpt.evaluation.guessing import LENGTHS, lengths
 from multimodal_gpt.tokenizers._music import TICKS
 
 GRID = 512
@@ -35,11 +35,6 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 def _table(values: np.ndarray, size: int) -> np.ndarray:
     """(size * size,) shares of all pairs of neighbours."""
     return _shares(np.bincount(values[:-1] * size + values[1:], minlength=size * size))
-
-
-def lengths(notes: np.ndarray) -> np.ndarray:
-    """(N,) which of LENGTHS each note's duration is nearest to, in proportion."""
-    return np.abs(np.log(notes[:, 1, None] / TICKS / LENGTHS)).argmin(axis=1)  # type: ignore[no-any-return]
 
 
 def _apart(notes: np.ndarray) -> np.ndarray:

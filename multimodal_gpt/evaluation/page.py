@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 
-from multimodal_gpt.data.reporting.sheet import CSS
+from multimodal_gpt.data.reporting.sheet import CSS, head, safe
 from multimodal_gpt.evaluation.evaluate import Evaluation
 from multimodal_gpt.evaluation.tables import HIGHER, LOWER, Figure, Row, Table
 
@@ -32,44 +31,30 @@ def page(evaluation: Evaluation) -> str:
         ("seed", facts["seed"]),
         ("seconds", facts["seconds"]),
     ]
-    tiles = [f'<div class="tile"><b>{_safe(value)}</b>{_safe(name)}</div>' for name, value in told]
-    skips = [f"<li>{_safe(line)}</li>" for line in facts.get("skipped", ())]
+    tiles = [f'<div class="tile"><b>{safe(value)}</b>{safe(name)}</div>' for name, value in told]
+    skips = [f"<li>{safe(line)}</li>" for line in facts.get("skipped", ())]
     parts = [
-        _head(f"{facts['run']}: evaluation"),
+        head(safe(f"{facts['run']}: evaluation"), POLICY, CSS + OWN),
         f'<div class="tiles">{"".join(tiles)}</div>',
-        f'<p class="soft">checkpoint {_safe(facts["checkpoint"]["sha256"])}</p>',
-        *tables(evaluation.tables),
+        f'<p class="soft">checkpoint {safe(facts["checkpoint"]["sha256"])}</p>',
+        *(_table(table) for table in evaluation.tables),
         f"<h2>Files that were not used</h2><ul>{''.join(skips)}</ul>" if skips else "",
         "</body>\n</html>\n",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def tables(answers: Sequence[Table]) -> list[str]:
-    """Source of each table."""
-    return [_table(table) for table in answers]
-
-
-def _head(title: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(title)}</title>\n<style>{CSS}{OWN}</style>\n</head>\n<body>\n<h1>{_safe(title)}</h1>"
-    )
-
-
 def _table(table: Table) -> str:
     colours = dict(zip(table.columns, COLOURS * len(table.columns), strict=False))
     keys = "".join(
-        f'<span class="key" style="background:{colours[name]}"></span>{_safe(name)}' for name in table.columns
+        f'<span class="key" style="background:{colours[name]}"></span>{safe(name)}' for name in table.columns
     )
     heads = ["", "unit", "n", *table.columns, "", "better"]
-    notes = "".join(f'<p class="soft">{_safe(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="soft">{safe(note)}</p>' for note in table.notes)
     body = "\n".join(_row(row, table.columns, colours) for row in table.rows)
-    head = "".join(f"<th>{_safe(name)}</th>" for name in heads)
+    head = "".join(f"<th>{safe(name)}</th>" for name in heads)
     return (
-        f'<h2 id="{_safe(table.name)}">{_safe(table.title)}</h2>\n<p>{_safe(table.about)}</p>\n{notes}'
+        f'<h2 id="{safe(table.name)}">{safe(table.title)}</h2>\n<p>{safe(table.about)}</p>\n{notes}'
         f'<p>{keys}</p>\n<div class="wide"><table><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -82,10 +67,10 @@ def _row(row: Row, columns: Sequence[str], colours: Mapping[str, str]) -> str:
         figure = row.figures.get(name)
         mark = ' class="number best"' if name == best else ' class="number"'
         cells.append(f"<td{mark}>{_figure(figure) if figure else ''}</td>")
-    first = f'<td>{_safe(row.name)}</td><td>{_safe(row.unit)}</td><td class="number">{row.count}</td>'
+    first = f'<td>{safe(row.name)}</td><td>{safe(row.unit)}</td><td class="number">{row.count}</td>'
     better = row.better if row.better in ("", LOWER, HIGHER) else f"close to {row.better}"
     dots = f'<td class="dots">{strip(row, columns, colours)}</td>'
-    return f"<tr>{first}{''.join(cells)}{dots}<td>{_safe(better)}</td></tr>"
+    return f"<tr>{first}{''.join(cells)}{dots}<td>{safe(better)}</td></tr>"
 
 
 def best_of(row: Row) -> str:
@@ -135,9 +120,5 @@ def strip(row: Row, columns: Sequence[str], colours: Mapping[str, str]) -> str:
             left, right = (MARGIN + (bound - low) * scale for bound in (figure.low, figure.high))
             line = f"M{left:.1f} {TALL / 2}H{right:.1f}"
             dot += f'<path d="{line}" stroke="{colour}" stroke-width="2" opacity=".6"/>'
-        parts.append(f"<g><title>{_safe(name)}: {number(figure.value)}</title>{dot}</g>")
+        parts.append(f"<g><title>{safe(name)}: {number(figure.value)}</title>{dot}</g>")
     return "".join([*parts, "</svg>"])
-
-
-def _safe(value: object) -> str:
-    return html.escape(str(value))

@@ -13,9 +13,11 @@ import numpy as np
 
 from multimodal_gpt.evaluation.documents import Piece, holding
 from multimodal_gpt.evaluation.likelihood import segment_bits
-from multimodal_gpt.generation.layout import Choice, choices
+from multimodal_gpt.evaluation.making import trained
+from multimodal_gpt.generation.layout import Choice
 from multimodal_gpt.generation.session import Run
 from multimodal_gpt.model.gpt import GPT
+from multimodal_gpt.stream.arrangement import Part
 from multimodal_gpt.stream.vocabulary import Encoded
 
 
@@ -61,25 +63,37 @@ class Subject:
 
     def layout(self, target: str, known: Sequence[str]) -> Choice | None:
         """How the model was trained to make a target that knows these; None where it never was."""
-        best = choices(self.run.arrangements, list(known), (target,))[0]
-        return best if best.trained and {target, *known} == set(best.names) else None
+        return trained(self.run, (target,), tuple(known))
 
     def bits(self, target: str, known: tuple[str, ...], pieces: Sequence[Piece]) -> np.ndarray:
         """(N,) bits of the target of each piece, which must hold it and what is known; computed once."""
+        order = self.order(target, known)
+
+        def cost(piece: Piece) -> float:
+            segments = {name: piece.segments[name] for name in (target, *known)}
+            return segment_bits(self.run.net, self.run.vocabulary, segments, order, target)
+
+        return self._once((target, *known), pieces, cost, f"likelihood of {target}")
+
+    def order(self, target: str, known: tuple[str, ...]) -> tuple[Part, ...]:
+        """The parts of that layout. Raises ValueError where the model was not trained on any."""
         choice = self.layout(target, known)
         if choice is None:
             raise ValueError(f"the run was not trained to make {target} from {known}")
-        order = [*choice.before, choice.part]
+        return *choice.before, choice.part
+
+    def _once(
+        self, what: tuple[str, ...], pieces: Sequence[Piece], cost: Callable[[Piece], float], note: str
+    ) -> np.ndarray:
+        """(N,) costs of pieces, each computed the first time that `what` is asked of it."""
         for piece in pieces:
-            if (piece.source, target, known) not in self._known:
-                segments = {name: piece.segments[name] for name in (target, *known)}
-                cost = segment_bits(self.run.net, self.run.vocabulary, segments, order, target)
-                self._known[piece.source, target, known] = cost
-                self.advance(f"likelihood of {target}")
-        return np.array([self._known[piece.source, target, known] for piece in pieces])
+            if (piece.source, what) not in self._known:
+                self._known[piece.source, what] = cost(piece)
+                self.advance(note)
+        return np.array([self._known[piece.source, what] for piece in pieces])
 
     @cached_property
-    def _known(self) -> dict[tuple[str, str, tuple[str, ...]], float]:
+    def _known(self) -> dict[tuple[str, tuple[str, ...]], float]:
         return {}
 
     @cached_property
@@ -97,9 +111,12 @@ class Subject:
         if run is None:
             return None
         own, other = self.run.vocabulary, run.vocabulary
-        again = (other.encode(target, own.decode(target, p.segments[target].ids)) for p in pieces)
-        costs = [segment_bits(run.net, other, {target: s}, ((target,),), target) for s in again]
-        return np.array(costs)
+
+        def cost(piece: Piece) -> float:
+            again = other.encode(target, own.decode(target, piece.segments[target].ids))
+            return segment_bits(run.net, other, {target: again}, ((target,),), target)
+
+        return self._once(("", target), pieces, cost, f"specialist on {target}")
 
     def units(self, target: str, pieces: Sequence[Piece]) -> np.ndarray:
         """(N,) how many units the target of each piece has."""

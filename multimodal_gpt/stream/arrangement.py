@@ -154,6 +154,11 @@ def _sample_gap(chunks: Mapping[str, int], rng: np.random.Generator) -> Gap | No
     return Gap(name, start, start + width)
 
 
+def sizes(segments: Mapping[str, Encoded]) -> dict[str, tuple[int, int]]:
+    """Tokens and chunks of each segment, as `stream_length` takes them."""
+    return {name: (len(segment.ids), len(segment.edges) - 1) for name, segment in segments.items()}
+
+
 def stream_length(lengths: Mapping[str, tuple[int, int]], layout: Layout) -> int:
     """Tokens of the stream of a document whose modalities hold (tokens, chunks), without building it."""
     total = 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from multimodal_gpt.data.reading import Skip
 from multimodal_gpt.data.reporting.examples import Example, make_examples, read_lines
 from multimodal_gpt.data.reporting.histogram import histogram
 from multimodal_gpt.data.reporting.report import DOCUMENTS, PAGE, REPORT, Report, ranked, spread
-from multimodal_gpt.data.reporting.sheet import CSS, JAVASCRIPT, policy
+from multimodal_gpt.data.reporting.sheet import JAVASCRIPT, head, policy, safe
 from multimodal_gpt.files import write_text
 from multimodal_gpt.stream import plugins
 from multimodal_gpt.stream.vocabulary import Vocabulary
@@ -59,8 +58,7 @@ def write_page(folder: Path, report: Report, vocabulary: Vocabulary) -> Path:
 
 
 def _safe(value: object, most: int = CHARACTERS) -> str:
-    words = str(value).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return html.escape(words if len(words) <= most else f"{words[: most - 4]} ...")
+    return safe(value, most)
 
 
 def _cell(value: object) -> str:
@@ -94,13 +92,7 @@ def _soft(words: str) -> str:
 
 
 def _head(report: Report) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy()}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(report.folder)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        f"<h1>{_safe(report.folder)}</h1>\n<p>{_safe(report.summary())}</p>"
-    )
+    return f"{head(_safe(report.folder), policy())}\n<p>{_safe(report.summary())}</p>"
 
 
 def _tiles(report: Report) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0; --paper: #fff;
@@ -79,6 +80,22 @@ heads.forEach((head, column) => head.firstChild.addEventListener("click", () => 
   table.tBodies[0].append(...keyed.map(pair => pair[1]));
 }));
 """
+
+
+def safe(value: object, most: int | None = None) -> str:
+    """Anything as characters that HTML and UTF-8 hold, cut to so many."""
+    words = str(value).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return html.escape(words if most is None or len(words) <= most else f"{words[: most - 4]} ...")
+
+
+def head(title: str, rules: str, css: str = CSS) -> str:
+    """How a page begins: up to its title, which is `safe` already; `rules`: its content security policy."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n<h1>{title}</h1>"
+    )
 
 
 def policy() -> str:
