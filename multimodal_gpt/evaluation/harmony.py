@@ -164,19 +164,16 @@ def _made(subject: Subject, cases: Sequence[Case], chords: str) -> tuple[Made, M
     few, times = (2, 4) if scope.quick else (8, 8)
     chosen = np.linspace(0, len(cases) - 1, min(few, len(cases))).astype(int).tolist()
     again = [(i, turn) for i in chosen for turn in range(1, times)]
-    prompts = [Prompt(cases[i].given, (scope.seed, i, turn)) for i, turn in _firsts(cases) + again]
+    turns = [*((i, 0) for i in range(len(cases))), *again]
+    prompts = [Prompt(cases[i].given, (scope.seed, i, turn)) for i, turn in turns]
     drawn = _harmonies(make(subject.run, (chords,), prompts, USUAL, subject.advance), chords)
     likeliest = make(subject.run, (chords,), prompts[: len(cases)], LIKELIEST, subject.advance)
     several: dict[int, list[Harmony]] = {}
-    for (i, _), harmony in zip(_firsts(cases) + again, drawn, strict=True):
+    for (i, _), harmony in zip(turns, drawn, strict=True):
         if i in chosen and harmony is not None:
             several.setdefault(i, []).append(harmony)
     alike = [_slots(several[i], cases[i].end) for i in chosen if len(several.get(i, ())) == times]
     return drawn[: len(cases)], _harmonies(likeliest, chords), alike
-
-
-def _firsts(cases: Sequence[Case]) -> list[tuple[int, int]]:
-    return [(i, 0) for i in range(len(cases))]
 
 
 def _harmonies(made: Sequence[dict[str, Any] | None], chords: str) -> Made:

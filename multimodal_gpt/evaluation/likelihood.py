@@ -10,6 +10,7 @@ Letters: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -160,8 +161,8 @@ def _beginning(known: Mapping[str, Encoded], layout: Layout, room: int) -> dict[
     timeless = [name for name, segment in known.items() if not has_bars(segment)]
     short = {n: part_of(s, 0, room // (2 * len(timeless))) if n in timeless else s for n, s in known.items()}
     edges = np.unique(np.concatenate([s.times for s in short.values()]))
-    fitting = [stop for stop in edges if _fits(short, layout, 0.0, stop, room)]
-    return crop(short, 0.0, fitting[-1] if fitting else edges[0])
+    fitting = bisect_left(edges, True, key=lambda stop: not _fits(short, layout, 0.0, stop, room))
+    return crop(short, 0.0, edges[max(0, fitting - 1)])
 
 
 def _windows(segments: Mapping[str, Encoded], layout: Layout, target: str, context: int) -> list[Window]:

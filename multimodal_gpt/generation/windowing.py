@@ -8,7 +8,7 @@ to be made. A window begins and ends with chunks and looks as one that training 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,20 @@ Span = tuple[float, float]
 WHOLE: Span = (0.0, np.inf)
 
 
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One window of a part: how it is laid out, from what, which span of time, and how many rounds are made
+    in it, None = as the model likes.
+    """
+
+    choice: Choice
+    query: Query
+    segments: Mapping[str, Encoded]
+    passage: Passage
+    span: Span
+    rounds: int | None
+
+
 class Prompter:
     """Lays out the parts of one request."""
 
@@ -57,7 +71,7 @@ class Prompter:
         if rounds is None:
             return self._around(choice, query, segments, passage)
         passage = replace(passage, left=rounds)
-        whole = self._laid_out(choice, query, segments, passage, WHOLE, rounds)
+        whole = self._laid_out(_View(choice, query, segments, passage, WHOLE, rounds))
         most = self.request.max_tokens
         if self._is_ample(whole) or (most is not None and whole.needed > most):
             return whole
@@ -72,7 +86,8 @@ class Prompter:
         apart = len(ends) not in (0, len(turning)) or np.ptp(ends or [0.0]) > NEAR
         if self.request.gap is not None or not turning or apart:
             return None
-        stream, target = self._target(choice, query, segments, passage, WHOLE, self.request.bars)
+        view = _View(choice, query, segments, passage, WHOLE, self.request.bars)
+        stream, target = self._target(view)
         if self._is_by_given(choice, query.wanted):
             program = build_program(target, self.members, self.engine.context)
             return int((program.member == target.wanted.index(turning[0])).sum())
@@ -106,7 +121,7 @@ class Prompter:
     ) -> Prompt:
         """The widest window around a gap, or before an end that is open, that leaves room."""
         for window in self._spans(passage.begun):
-            prompt = self._laid_out(choice, query, segments, passage, window, None)
+            prompt = self._laid_out(_View(choice, query, segments, passage, window, None))
             known, room = _known_tokens(prompt.target), self.engine.context - len(prompt.stream.ids)
             expected = self._expected(passage.begun, None)
             if prompt.least >= FAR or max(prompt.least, expected + known) <= room:
@@ -160,7 +175,7 @@ class Prompter:
                     break
                 rounds += 1
             window = (start, _at(ahead, rounds))
-            prompt = self._laid_out(choice, query, segments, shown, window, rounds)
+            prompt = self._laid_out(_View(choice, query, segments, shown, window, rounds))
             if prompt.fits or (rounds == 1 and start == now):
                 needed = prompt.needed if whole is None else whole.needed
                 return replace(prompt, needed=needed, passage=passage)
@@ -190,7 +205,7 @@ class Prompter:
 
     def _room(self, choice: Choice, query: Query, segments: Mapping[str, Encoded], passage: Passage) -> int:
         """Tokens that a window has for chunks and their tags."""
-        nothing, _ = self._target(choice, query, segments, passage, (np.inf, np.inf), 1)
+        nothing, _ = self._target(_View(choice, query, segments, passage, (np.inf, np.inf), 1))
         return self.engine.context - len(nothing.ids) - 2 * len(choice.before) - 3  # MIX or a tag; END
 
     def _each(self, query: Query, passage: Passage, window: Span) -> float:
@@ -206,24 +221,16 @@ class Prompter:
 
     # Laying out
 
-    def _laid_out(
-        self,
-        choice: Choice,
-        query: Query,
-        segments: Mapping[str, Encoded],
-        passage: Passage,
-        window: Span,
-        rounds: int | None,
-    ) -> Prompt:
-        stream, target = self._target(choice, query, segments, passage, window, rounds)
+    def _laid_out(self, view: _View) -> Prompt:
+        choice, passage, rounds = view.choice, view.passage, view.rounds
+        stream, target = self._target(view)
         later = (passage.left or 0) - (rounds or 0)
         engine = self._engine(target.wanted, passage, later)
         room, least = engine.context - len(stream.ids), engine.least(target)
-        budget = self._budget(query, passage, target, room, least, later)
+        budget = self._budget(view.query, passage, target, room, least, later)
         unguided = None
         if choice.before and self.request.how.guidance is not None:
-            bare = replace(choice, before=())
-            unguided = self._target(bare, query, segments, passage, window, rounds)[0]
+            unguided, _ = self._target(replace(view, choice=replace(choice, before=())))
         cuttable = rounds is not None and rounds > 1 and budget == room
         return Prompt(
             engine,
@@ -256,26 +263,19 @@ class Prompter:
         least = least - known if later or passage.windows else 0  # whatever is allowed, or nothing is made
         return min(budget, known + max(passage.tokens - owed, least))
 
-    def _target(
-        self,
-        choice: Choice,
-        query: Query,
-        segments: Mapping[str, Encoded],
-        passage: Passage,
-        window: Span,
-        rounds: int | None,
-    ) -> tuple[Stream, Target]:
+    def _target(self, view: _View) -> tuple[Stream, Target]:
         """What stands before the target in a window, and the target."""
+        choice, passage, segments, window = view.choice, view.passage, view.segments, view.span
         made = {n: s for n, s in passage.begun.items() if passage.windows and not self.members[n].turns}
         begun = {n: s for n, s in passage.begun.items() if n not in made}
-        wanted = tuple(name for name in query.wanted if name not in made)
+        wanted = tuple(name for name in view.query.wanted if name not in made)
         known = {name: segments[name] for name in choice.names if name in segments} | made | begun
         inside = known if window == WHOLE else crop(known, *window)
         choice = _without(choice, set(known) - set(inside) - set(begun))  # have nothing in the window
         if self.request.gap is None:
             parts = {name: segment for name, segment in inside.items() if name not in begun}
             starts = {name: inside[name] for name in begun if name in inside}
-            chunks = rounds if window == WHOLE or not self._is_by_given(choice, wanted) else None
+            chunks = view.rounds if window == WHOLE or not self._is_by_given(choice, wanted) else None
             return lay_out(self.vocabulary, parts, choice, wanted, starts, chunks)
         (name,) = wanted
         before = int(np.searchsorted(begun[name].times, window[0] - NEAR))
