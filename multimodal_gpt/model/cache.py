@@ -109,10 +109,13 @@ class KVCache:
             raise ValueError(f"the cache holds {self.length} tokens a row, {self.filled + 1} are needed")
         return self.filled if self._even else None
 
-    def seen(self) -> Tensor:
-        """(B, 1, 1, filled + 1) what is added to scores: 0 up to each row's next token, -inf beyond."""
+    def seen(self, times: int) -> Tensor:
+        """(B times, 1, filled + 1) what is added to scores: 0 up to each row's next token, -inf beyond; every
+        row so many times.
+        """
         hidden = torch.arange(self.filled + 1, device=self.lengths.device) > self.lengths[:, None]
-        return self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
+        added = self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        return added.repeat_interleave(times, dim=0)[:, None]
 
     def put(self, block: int, place: int | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """One more token per row: keys and values (B, G, E); gives all there are, (B, G, filled + 1, E)
