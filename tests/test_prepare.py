@@ -398,6 +398,7 @@ prepare(toy_recipe(Path({folder!r}), Path({run!r}), shifts=[0, 1]), progress=Fal
 """
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_killed_it_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path):
     folder = write_corpus(tmp_path / "d", 30)
     whole = files(quietly(toy_recipe(folder, tmp_path / "whole", shifts=[0, 1])).folder)

@@ -221,6 +221,7 @@ def test_killed_while_it_writes(tmp_path, moment):
     assert files(report.folder) == files(quietly(toy_recipe(folder, tmp_path / "b", shifts=[0, 1])).folder)
 
 
+@pytest.mark.usefixtures("kept_workers")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_interrupted_it_keeps_what_is_read(tmp_path):
     folder = write_corpus(tmp_path / "d", 60)
