@@ -98,9 +98,9 @@ def test_the_core_names_no_modality(room: str) -> None:
     assert not found, "\n".join(found)
 
 
-def problems(check: Callable[[Path], Iterator[str]], paths: Iterable[Path]) -> list[str]:
-    """What a check finds in all files."""
-    return [f"{path.relative_to(ROOT)}: {found}" for path in paths for found in check(path)]
+def finds_nothing(check: Callable[[Path], Iterator[str]], paths: Iterable[Path]) -> None:
+    found = [f"{path.relative_to(ROOT)}: {what}" for path in paths for what in check(path)]
+    assert not found, "\n".join(found)
 
 
 def wrong_imports(path: Path) -> Iterator[str]:
@@ -117,7 +117,7 @@ def wrong_imports(path: Path) -> Iterator[str]:
 
 
 def test_imports_go_one_way() -> None:
-    assert problems(wrong_imports, sorted(PACKAGE.rglob("*.py"))) == []
+    finds_nothing(wrong_imports, sorted(PACKAGE.rglob("*.py")))
 
 
 @pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda p: p.name)
@@ -139,7 +139,7 @@ def long_ones(path: Path) -> Iterator[str]:
 
 
 def test_files_and_functions_are_short() -> None:
-    assert problems(long_ones, SOURCES) == []
+    finds_nothing(long_ones, SOURCES)
 
 
 def left_over(path: Path) -> Iterator[str]:
@@ -147,7 +147,7 @@ def left_over(path: Path) -> Iterator[str]:
 
 
 def test_nothing_is_left_over() -> None:
-    assert problems(left_over, SOURCES) == []
+    finds_nothing(left_over, SOURCES)
 
 
 def test_no_drawers() -> None:
