@@ -140,7 +140,7 @@ def uneven(count: int) -> list[Row]:
 )
 def test_rows_that_take_the_places_of_others(how, clock, monkeypatch):
     """Whoever was there before, and whoever is beside them."""
-    engine, asked = new_engine(clock=clock), uneven(11)
+    engine, asked = new_engine(clock=clock), uneven(8)
     alone = [engine.generate([row], how)[0] for row in asked]
     assert len({len(made.ids) for made in alone}) > 4
     monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 3)
