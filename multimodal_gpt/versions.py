@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def check_format(found: Any, where: Path) -> None:
         raise UserError(what, where, "upgrade" if found > CHECKPOINT_FORMAT else "train again")
 
 
+@cache  # a library parses all that its distribution says of itself to find it: milliseconds
 def _version(package: str) -> str | None:
     try:
         return version(package)

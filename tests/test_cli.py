@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,6 @@ from command_line import mmgpt
 from multimodal_gpt.asking import parse_bars, parse_temperature, split_given, split_wishes
 from multimodal_gpt.cli import main
 from multimodal_gpt.errors import UserError
-from multimodal_gpt.stream.plugins import load_module
 
 TOYS = Path(__file__).resolve().parent / "toys"
 RECIPE = f"""\
@@ -54,12 +55,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (home / "toys" / f"{i:02d}.letters").write_text("abcde"[i % 5] * (1 + i % 4) + "ab", "utf-8")
         (home / "toys" / f"{i:02d}.beats").write_text(f"x..{'x.'[i % 2]}\n.x..\n" * (1 + i % 3), "utf-8")
     (home / "toys.yaml").write_text(RECIPE, "utf-8")
-    words = [sys.executable, "-m", "multimodal_gpt", "train", "./toys.yaml", "--json"]
-    done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (home / "trained.json").write_text(done.stdout, "utf-8")
-    for name in ("letters", "beats"):
-        load_module(str(TOYS / f"{name}.py"))  # plugins that run in this process are trusted
+    told = io.StringIO()
+    with chdir(home), redirect_stdout(told), pytest.raises(SystemExit) as leaving:
+        main(["train", "./toys.yaml", "--json"])  # plugins that run in this process are trusted
+    assert not leaving.value.code
+    (home / "trained.json").write_text(told.getvalue(), "utf-8")
     return home
 
 

@@ -17,6 +17,7 @@ from multimodal_gpt.errors import UserError
 from multimodal_gpt.recipe.load import arrangements
 from multimodal_gpt.stream.vocabulary import EOD
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 VOCABULARY = vocabulary()
 CONTEXT = 48
 

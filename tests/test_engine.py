@@ -19,6 +19,7 @@ from multimodal_gpt.stream.vocabulary import DOC, END
 
 BOLD = Sampling(temperature=5.0)
 SHAPE = {"depth": 2, "width": 32, "heads": 2, "kv_heads": 1, "mlp_hidden": 64, "context": 96}
+BUDGET = 45
 
 
 def new_engine(**options) -> Engine:
@@ -46,7 +47,7 @@ def rows(order, wanted, count: int = 5, seed: int = 0) -> list[Row]:
         Row(
             prompt(*[MEMBERS["letters"].first + i % 5 for i in range(i * 3)]),
             target(order, wanted, seed + i, 3 + 2 * i),
-            budget=90 + i,
+            budget=BUDGET + i,
             key=(seed, i),
         )
         for i in range(count)
@@ -123,7 +124,7 @@ def test_same_key_same_ids_and_other_keys_other_ids(engine):
 
 def uneven(count: int) -> list[Row]:
     """Some end soon and some late; some prompts are equal, and all lead away from a longer one."""
-    budgets = [90, 8, 40, 12, 9, 70, 8]
+    budgets = [45, 8, 25, 12, 9, 40, 8]
     prompts = [prompt(*[MEMBERS["letters"].first + i % 5 for i in range(n)]) for n in (2, 9, 0)]
     return [
         Row(prompts[i // 2 % 3], Target(("beats", "drums")), budgets[i % 7], (i,), unguided=PROMPT)
@@ -139,7 +140,7 @@ def uneven(count: int) -> list[Row]:
 )
 def test_rows_that_take_the_places_of_others(how, clock, monkeypatch):
     """Whoever was there before, and whoever is beside them."""
-    engine, asked = new_engine(clock=clock), uneven(11)
+    engine, asked = new_engine(clock=clock), uneven(8)
     alone = [engine.generate([row], how)[0] for row in asked]
     assert len({len(made.ids) for made in alone}) > 4
     monkeypatch.setattr("multimodal_gpt.generation.engine.ROWS", 3)

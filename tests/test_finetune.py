@@ -29,6 +29,7 @@ from multimodal_gpt.training.initial import begin, matching
 from multimodal_gpt.training.merge import merge
 from multimodal_gpt.training.run import train
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 ROOT = Path(__file__).resolve().parent.parent
 IDS = torch.tensor([[1, 16, 17, 18, 19, 3, 2, 1, 16, 18, 3, 2]])
 LEARNER = f"""

@@ -32,8 +32,15 @@ def encoded(name: str, local) -> Encoded:
     return Encoded(name, local, tokenizer.clock(local), tokenizer.cuts(local), 1)
 
 
-@pytest.mark.parametrize("clock", [0.0, 0.5])
-@pytest.mark.parametrize(("order", "wanted"), TURNING)
+# By default every second layout with a clock, and the others without.
+CLOCKED = [
+    pytest.param(*layout, clock, marks=[pytest.mark.slow] if (number + bool(clock)) % 2 else [])
+    for number, layout in enumerate(TURNING)
+    for clock in (0.0, 0.5)
+]
+
+
+@pytest.mark.parametrize(("order", "wanted", "clock"), CLOCKED)
 def test_guided_rows_are_legal_and_need_no_cache(order, wanted, clock):
     engine, asked = new_engine(clock=clock), rows(order, wanted, count=4)
     how = Sampling(3.0, guidance=3.0)

@@ -18,6 +18,8 @@ from multimodal_gpt.training.checkpoint import load_weights
 from multimodal_gpt.training.keep import best_loss, keep_last
 from multimodal_gpt.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
+
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -84,7 +84,7 @@ def pieces_of(plan):
     return [piece for r in range(len(plan)) for piece in plan.row(r)]
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(
     st.lists(contents, min_size=1, max_size=8),
     arrangements,

@@ -120,6 +120,7 @@ def test_a_folder_becomes_shards(tmp_path):
     assert sorted(sources) != sources, "the valid split should hold some from the middle"
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_counts_of_the_report_are_those_of_the_shards(tmp_path):
     report = quietly(toy_recipe(write_corpus(tmp_path / "d", 20), tmp_path / "run", shifts=[1, -1]))
     for split, counts in report.splits.items():
@@ -154,6 +155,7 @@ def test_shards_do_not_depend_on_workers(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_nothing_is_done_twice(tmp_path):
     folder = write_corpus(tmp_path / "d", 6)
     recipe = toy_recipe(folder, tmp_path / "run")
@@ -165,6 +167,7 @@ def test_nothing_is_done_twice(tmp_path):
     assert quietly(recipe, force=True).fresh
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_what_has_changed_is_prepared_again(tmp_path):
     folder = write_corpus(tmp_path / "d", 6)
     quietly(toy_recipe(folder, tmp_path / "run"))
@@ -177,6 +180,7 @@ def test_what_has_changed_is_prepared_again(tmp_path):
     assert quietly(toy_recipe(folder, tmp_path / "run")).kept == 7
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_a_damaged_shard_is_made_again(tmp_path):
     recipe = toy_recipe(write_corpus(tmp_path / "d", 6), tmp_path / "run")
     shard = quietly(recipe).folder / "train-00000.arrow"
@@ -185,6 +189,7 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     assert quietly(recipe).fresh and shard.read_bytes() == whole
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_shards_serve_where_the_data_is_not(tmp_path):
     folder = write_corpus(tmp_path / "d", 6)
     recipe = toy_recipe(folder, tmp_path / "run")
@@ -228,6 +233,7 @@ def test_no_worker_spoils_it(tmp_path):
     assert sum(report.tracks["word_track"].values()) == 7
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_shifted_copies(tmp_path):
     folder = write_corpus(tmp_path / "d", 0)
     for name, word, bars in [
@@ -255,6 +261,7 @@ def test_shifted_copies(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_captions_are_alternatives(tmp_path):
     folder = write_corpus(tmp_path / "d", 12, bars=4)
     captions = {"into": "letters", "templates": ["aaa", "{first}{first}", "{nope}"], "variants": 2}
@@ -391,6 +398,7 @@ prepare(toy_recipe(Path({folder!r}), Path({run!r}), shifts=[0, 1]), progress=Fal
 """
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_killed_it_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path):
     folder = write_corpus(tmp_path / "d", 30)
     whole = files(quietly(toy_recipe(folder, tmp_path / "whole", shifts=[0, 1])).folder)
@@ -410,6 +418,7 @@ def test_killed_it_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_only_changed_files_are_read_again(tmp_path):
     folder = write_corpus(tmp_path / "d", 20)
     first = quietly(toy_recipe(folder, tmp_path / "run"))
@@ -427,6 +436,7 @@ def test_only_changed_files_are_read_again(tmp_path):
     assert quietly(toy_recipe(folder, tmp_path / "run"), force=True).cached == 0
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_a_file_that_the_disk_did_not_give_is_read_again(tmp_path):
     folder, failing = write_corpus(tmp_path / "d", 9), tmp_path / "failing"
     read, plugin = "def read(self, path: Path) -> Iterator[Item]:\n", tmp_path / "letters.py"
@@ -444,6 +454,7 @@ def test_a_file_that_the_disk_did_not_give_is_read_again(tmp_path):
     assert not quietly(recipe).fresh
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_a_file_named_in_a_line_is_watched(tmp_path):
     folder = tmp_path / "d"
     folder.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_gpt.errors import UserError
@@ -310,6 +310,7 @@ def test_yaml_of_a_recipe_gives_the_recipe_back(name: str, comments: bool, tmp_p
     assert Recipe.model_validate(yaml.safe_load(to_yaml(recipe.plain(), comments=comments))) == recipe
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=9), st.text(max_size=30), max_size=3), st.text(max_size=30))
 def test_any_text_survives_yaml(given_text: dict[str, str], run: str) -> None:
     values = {

@@ -67,6 +67,7 @@ def test_the_damage_is_the_same_every_time(tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_a_large_file_of_one_piece_is_found_once(tmp_path):
     (whole,) = write_whole(tmp_path / "d", 1)
     data = whole.read_bytes()
@@ -80,6 +81,7 @@ def test_a_large_file_of_one_piece_is_found_once(tmp_path):
 # Odd folders
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_odd_folders(tmp_path):
     folder = write_corpus(tmp_path / "d", 3)
     (folder / "itself.beats").symlink_to(folder / "itself.beats")
@@ -124,6 +126,7 @@ def fail_at(monkeypatch, number):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
+@pytest.mark.usefixtures("kept_workers")
 @pytest.mark.parametrize("number", [1, 2, 5, 6, 7])
 def test_a_full_disk(tmp_path, monkeypatch, number):
     folder, run = write_corpus(tmp_path / "d", 5), tmp_path / "run"
@@ -146,6 +149,7 @@ def test_a_full_disk(tmp_path, monkeypatch, number):
     assert files(again.folder) == files(quietly(toy_recipe(folder, tmp_path / "b", shifts=[0, 1])).folder)
 
 
+@pytest.mark.usefixtures("kept_workers")
 def test_a_full_disk_while_lines_are_written(tmp_path, monkeypatch):
     def add(self, written):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
@@ -201,6 +205,7 @@ def started(recipe, path, code=""):
     )
 
 
+@pytest.mark.usefixtures("kept_workers")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_while_it_writes(tmp_path, moment):
     folder, run = write_corpus(tmp_path / "d", 8), tmp_path / "run"
@@ -216,6 +221,7 @@ def test_killed_while_it_writes(tmp_path, moment):
     assert files(report.folder) == files(quietly(toy_recipe(folder, tmp_path / "b", shifts=[0, 1])).folder)
 
 
+@pytest.mark.usefixtures("kept_workers")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_interrupted_it_keeps_what_is_read(tmp_path):
     folder = write_corpus(tmp_path / "d", 60)

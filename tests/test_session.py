@@ -220,7 +220,7 @@ def test_modalities_that_take_turns_keep_step(real_run):
 @pytest.mark.parametrize("context", [24, 32, 48])
 def test_a_small_context_is_refused_or_kept(tmp_path, context):
     run = mm.load(make_run(tmp_path / "run", str(TOYS / "beats.py"), context), device="cpu")
-    for bars in range(1, 14):
+    for bars in range(1, 14, 2):
         asked = {"beats": " ".join(["x..."] * bars), "to": "drums,letters", "n": 3, "temperature": 5.0}
         try:
             pieces = run.generate(**asked)

@@ -66,7 +66,7 @@ def same(a, b):
                 np.testing.assert_array_equal(left, right)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(stored, max_size=6))
 def test_what_is_written_is_read(tmp_path_factory, documents):
     shards = open_shards(write(tmp_path_factory.mktemp("s"), documents), "train", verify=True)

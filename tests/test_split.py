@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_gpt.data.copies import Brief
@@ -99,6 +99,7 @@ def test_names_and_contents_join_in_turn():
     assert split_documents(same_title, 0.5, None, 1).joined == 0
 
 
+@settings(max_examples=25)
 @given(st.permutations(range(24)))
 def test_groups_do_not_depend_on_order(order):
     found = sketched(**{f"d{i}": numbers(i // 3, 200 + i // 3, 100 + i) for i in range(24)})

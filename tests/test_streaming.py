@@ -5,26 +5,18 @@ import threading
 import numpy as np
 import pytest
 from command_line import mmgpt
-from toy_runs import TOYS, new_run, refused
+from toy_runs import BEATS, DRUMS, TUNE, WILD, WORDS_A_B, new_run, refused
 
 import multimodal_gpt as mm
 from multimodal_gpt.generation.engine import Engine
 from multimodal_gpt.generation.harvest import splits_anywhere
 from multimodal_gpt.stream.grammar import Grammar, free_grammar
 
-BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."
-WILD = {"temperature": 3.0, "top_p": None}
-TUNE = "C4 D4 E4 F4 | G4:2 A4:0.5 B4:0.5 c5 | E4:4"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    names = {
-        n: {"plugin": str(TOYS / f"{p}.py")}
-        for n, p in (("words", "letters"), ("a", "beats"), ("b", "beats"))
-    }
     orders = [["words", "a+b"], ["b+a"]]
-    return new_run(tmp_path_factory.mktemp("streaming") / "run", names, orders, 256, hole=0.2, drop=0.1)
+    return new_run(tmp_path_factory.mktemp("streaming") / "run", WORDS_A_B, orders, 256, hole=0.2, drop=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from functools import partialmethod
 
 import numpy as np
 import pytest
-from toy_runs import TOYS, new_run, refused
+from toy_runs import BEATS, DRUMS, TUNE, WILD, WORDS_A_B, new_run, refused
 
 import multimodal_gpt as mm
 from multimodal_gpt.generation.clock import Clock
@@ -15,20 +15,13 @@ from multimodal_gpt.generation.sampling import Sampling
 from multimodal_gpt.generation.walker import Plan
 from multimodal_gpt.stream.arrangement import Gap, Layout, to_stream
 
-BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."
-WILD = {"temperature": 3.0, "top_p": None}
-TUNE = "C4 D4 E4 F4 | G4:2 A4:0.5 B4:0.5 c5 | E4:4"
 CHART = "| C | G7 | Am F |"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    names = {
-        n: {"plugin": str(TOYS / f"{p}.py")}
-        for n, p in (("words", "letters"), ("a", "beats"), ("b", "beats"))
-    }
     orders = [["words", "a+b"], ["b+a"]]
-    folder = new_run(tmp_path_factory.mktemp("tasks") / "run", names, orders, 256, hole=0.2, drop=0.1)
+    folder = new_run(tmp_path_factory.mktemp("tasks") / "run", WORDS_A_B, orders, 256, hole=0.2, drop=0.1)
     return mm.load(folder, device="cpu")
 
 

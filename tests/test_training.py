@@ -27,6 +27,7 @@ from multimodal_gpt.training.metrics import read_metrics
 from multimodal_gpt.training.module import Tally
 from multimodal_gpt.training.resume import differences, resume_state
 
+pytestmark = pytest.mark.usefixtures("kept_workers")
 TOYS = Path(__file__).parent / "toys"
 LETTERS, BEATS = (str(TOYS / f"{name}.py") for name in ("letters", "beats"))
 CONTEXT = 16

@@ -17,6 +17,15 @@ from multimodal_gpt.stream.vocabulary import Vocabulary
 from multimodal_gpt.training.checkpoint import save_run
 
 TOYS = Path(__file__).parent / "toys"
+WORDS_A_B = {
+    name: {"plugin": str(TOYS / f"{toy}.py")}
+    for name, toy in {"words": "letters", "a": "beats", "b": "beats"}.items()
+}
+"""The tokenizers of a recipe: words, and beats twice."""
+BEATS, DRUMS = "x..x .x.. x.x. ..x. x...", "x... ...x xx.. x... .x.."
+TUNE = "C4 D4 E4 F4 | G4:2 A4:0.5 B4:0.5 c5 | E4:4"
+WILD = {"temperature": 3.0, "top_p": None}
+"""Asked so, a network without training makes many different things."""
 
 
 def untrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -62,6 +63,15 @@ def _annotated(line: str, note: str) -> str:
 
 
 def _flow(value: Any) -> str:
+    return _written(value) if isinstance(value, Mapping | list | tuple) else _known(value)
+
+
+@lru_cache(maxsize=1024, typed=True)  # a run writes the same names and numbers with every checkpoint
+def _known(value: Any) -> str:
+    return _written(value)
+
+
+def _written(value: Any) -> str:
     text = _dump(value, escape=False)
     return text if text.isprintable() else _dump(value, escape=True)  # YAML folds raw line separators
 
