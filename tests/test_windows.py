@@ -13,6 +13,7 @@ from multimodal_gpt.generation.clock import Clock
 from multimodal_gpt.generation.drafting import Job, _harvested
 from multimodal_gpt.generation.engine import Engine
 from multimodal_gpt.generation.sampling import Sampling
+from multimodal_gpt.generation.target import end_of
 from multimodal_gpt.stream.arrangement import Layout, from_stream, to_stream
 from multimodal_gpt.stream.grammar import Grammar
 from multimodal_gpt.stream.limits import resumed
@@ -133,6 +134,13 @@ def test_every_window_looks_as_in_training(run, monkeypatch, case):
             first = segment.ids[:known].tobytes()
             assert first in whole[name].ids.tobytes(), "what is shown again is a stretch of the piece"
     assert all(count > 0 for count in shown.values())
+
+
+def test_a_lone_chunk_lasts_until_others_begin(run):
+    begun, member = encoded(run, "a", [0, 1, 4]), run.engine.rules.members["a"]
+    assert end_of(begun, member) == 3.0, "nobody says when the next bar begins"
+    assert end_of(begun, member, [0.0, 4.0, 8.0]) == 4.0
+    assert end_of(encoded(run, "a", [0, 1, 0, 4]), member, [0.0, 4.0, 9.0]) == 8.0, "as long as the one before"
 
 
 def encoded(run, name, ids):

@@ -214,7 +214,8 @@ class _Writer:
         self.round: list[int] = []
         self.lasts: list[float] = []
         self.begin: dict[str, float] = {}
-        self.ends = {name: end_of(begun, members[name]) for name, begun in target.begun.items()}
+        turns = self.turn_times()
+        self.ends = {name: end_of(begun, members[name], turns) for name, begun in target.begun.items()}
 
     def turn_times(self) -> list[float]:
         """When turns are taken, quarter notes: wherever a known chunk of a member begins."""
@@ -344,16 +345,16 @@ def chunk_lasts(segment: Encoded, member: Member) -> np.ndarray:
     return lasts
 
 
-def end_of(segment: Encoded, member: Member) -> float:
+def end_of(segment: Encoded, member: Member, turns: Sequence[float] = ()) -> float:
     """Quarter notes to the end of the last chunk; where nobody says how long that is, it is as long as the
-    one before.
+    one before, or lasts to the next of the `turns`, when others begin.
     """
     if segment.clock is None or not len(segment.ids):
         return 0.0
-    lasts = chunk_lasts(segment, member)
+    lasts, begin = chunk_lasts(segment, member), float(segment.times[-1])
     known = lasts[~np.isnan(lasts)]
-    length = float(known[-1]) if len(known) else float(segment.clock[-1] - segment.times[-1])
-    return float(segment.times[-1]) + max(length, 2 * NEAR)
+    end = next((turn for turn in turns if turn > begin + NEAR), float(segment.clock[-1]))
+    return max(begin + float(known[-1]) if len(known) else end, begin + 2 * NEAR)
 
 
 def _key(time: float) -> float:
