@@ -140,7 +140,8 @@ def test_a_lone_chunk_lasts_until_others_begin(run):
     begun, member = encoded(run, "a", [0, 1, 4]), run.engine.rules.members["a"]
     assert end_of(begun, member) == 3.0, "nobody says when the next bar begins"
     assert end_of(begun, member, [0.0, 4.0, 8.0]) == 4.0
-    assert end_of(encoded(run, "a", [0, 1, 0, 4]), member, [0.0, 4.0, 9.0]) == 8.0, "as long as the one before"
+    two = encoded(run, "a", [0, 1, 0, 4])
+    assert end_of(two, member, [0.0, 4.0, 9.0]) == 8.0, "as long as the one before"
 
 
 def encoded(run, name, ids):

@@ -6,7 +6,8 @@ two products around a softmax, and every norm is two operations: |x| includes co
 constant, which makes |x|^2 = sum(x^2) + D eps. Its weights are multiplied into the matrix that follows. A
 step of a network of 1.4 M parameters takes 0.41 of the time of `GPT.forward` for one row and 0.64 for 16, one
 of 11 M 0.43 and 0.75 (float32, one thread of a busy CPU, 200 steps); laying the weights out takes as long as
-some 5 to 13 steps.
+some 5 to 13 steps. Compiled by torch, a step takes 0.79 of the time for one row and 1.13 for 16, after one to
+four minutes of compiling (1.4 M parameters, 512 steps, gcc 12): it is not compiled.
 
 B rows, D width, P further columns, H query heads, G key-value heads, E head width, N angles of the clock.
 """
