@@ -14,6 +14,7 @@ OPTIONS = (
     "bars",
     "number",
     "best-of",
+    "best-by",
     "share",
     "seed",
     "out",

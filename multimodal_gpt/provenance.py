@@ -73,7 +73,14 @@ class Provenance:
             rows.append(("filled", f"bars {gap[0] + 1} to {_said(gap[1])} of {begun}"))
         elif begun:
             rows.append(("continued", begun))
-        return [*rows, ("bars", _said(request.get("bars")))]
+        return [*rows, ("bars", _said(request.get("bars"))), ("kept", self._kept(request))]
+
+    def _kept(self, request: Mapping[str, Any]) -> str:
+        attempts = _attempts(self.info)
+        if attempts == 1 or not _count(self.info, "attempt"):
+            return ""
+        by = _said(request.get("best_by", "likelihood"))
+        return f"attempt {self.info['attempt'] + 1} of {attempts}, by {by}"
 
 
 def read(path: str | Path) -> Provenance:
@@ -149,8 +156,14 @@ def note(info: Mapping[str, Any]) -> str:
     Left out: what the file itself shows.
     """
     told = {key: info[key] for key in _NOTED if info.get(key) is not None}
+    attempt = {"attempt": info["attempt"]} if _attempts(info) > 1 else {}
     packed = {PACKED: pack(info[PACKED])} if PACKED in info else {}
-    return json.dumps(told | packed)
+    return json.dumps(told | attempt | packed)
+
+
+def _attempts(info: Mapping[str, Any]) -> int:
+    request = _mapping(info.get(PACKED))
+    return int(request["best_of"]) if _count(request, "best_of") else 1
 
 
 def _unpacked(info: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,12 @@ def _make(
         raise error.within(told.told_by) from error
     if not isinstance(row, int) or not 0 <= row < asked.n:
         raise UserError(f"piece {row} of {asked.n} can't be", told.told_by, "its provenance is damaged")
-    return opened.answer(asked, progress=progress)[row]
+    attempt = told.info.get("attempt")
+    if attempt is not None and not (isinstance(attempt, int) and 0 <= attempt < asked.best_of):
+        raise UserError(
+            f"attempt {attempt} of {asked.best_of} can't be", told.told_by, "its provenance is damaged"
+        )
+    return opened.answer(asked, attempt=attempt, progress=progress)[row]
 
 
 def _name(path: Path, piece: Piece) -> str:

@@ -38,7 +38,13 @@ def home(tmp_path_factory) -> Path:
     unlike = {"repetition_penalty": 1.3, "repetition_window": 9, "no_repeat": 2}
     (tune,) = run.generate(text="x", to="melody", max_tokens=60, **unlike)
     tune.write(home / "out" / "unlike")
+    (chosen,) = run.generate(text="x", to="melody", max_tokens=60, best_of=4, best_by=_few_notes)
+    chosen.write(home / "out" / "chosen")
     return home
+
+
+def _few_notes(document) -> float:
+    return -len(document.content("melody").notes)
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ FILES = {
     "words.txt": ["words.json", "words.txt"],
     "words.json": ["words.json", "words.txt"],
     "longer.mid": ["longer.json", "longer.mid", "longer.png"],
+    "chosen.mid": ["chosen.json", "chosen.mid", "chosen.png"],
     "unlike.mid": ["unlike.json", "unlike.mid", "unlike.png"],
 }
 
@@ -123,6 +130,7 @@ def test_damaged_provenance(out, tmp_path):
     assert told(request=None).endswith("does not tell what was asked for (it was made by an older version)")
     assert "does not tell which checkpoint made it" in told(checkpoint=[])
     assert told(row=1).endswith("piece 1 of 1 can't be (its provenance is damaged)")
+    assert told(attempt=1).endswith("attempt 1 of 1 can't be (its provenance is damaged)")
     assert "the request is damaged" in told(request={"to": ["text"]})
     assert "a.json" in told(request={**info["request"], "given": {"melody": {"class": "os", "fields": {}}}})
 
@@ -141,6 +149,10 @@ def test_what_was_asked_for_is_shown(out):
     assert "no_repeat" not in lines["settings"]
     lines = dict(provenance.read(out / "unlike.mid").lines())
     assert lines["settings"].endswith("repetition_penalty 1.3, no_repeat 2, max_tokens 60")
+    assert "kept" not in lines
+    (out / "chosen.json").unlink()
+    lines = dict(provenance.read(out / "chosen.mid").lines())
+    assert lines["kept"] in [f"attempt {number} of 4, by own" for number in (1, 2, 3, 4)]
 
 
 def test_an_older_piece_is_made_again(out):

@@ -8,12 +8,14 @@ import pytest
 from toy_runs import BEATS, DRUMS, TUNE, WILD, WORDS_A_B, new_run, refused
 
 import multimodal_gpt as mm
+from multimodal_gpt.generation.choosing import most_agreed
 from multimodal_gpt.generation.clock import Clock
 from multimodal_gpt.generation.engine import Engine
 from multimodal_gpt.generation.request import from_plain_request
 from multimodal_gpt.generation.sampling import Sampling
 from multimodal_gpt.generation.walker import Plan
 from multimodal_gpt.stream.arrangement import Gap, Layout, to_stream
+from multimodal_gpt.stream.vocabulary import Encoded
 
 CHART = "| C | G7 | Am F |"
 
@@ -263,6 +265,50 @@ def test_of_several_attempts_the_likeliest_is_kept(run):
     assert all(surprise(b) <= surprise(a) + 1e-9 for a, b in zip(alone, likeliest, strict=True))
     assert any(b.info["attempt"] for b in likeliest)
     assert refused(run.generate, to="words", best_of=0).startswith("best_of: 0 attempts")
+
+
+def test_of_several_attempts_the_one_that_others_agree_with_is_kept(run):
+    asked = run.questions.ask("generate", {"to": "a", "bars": 4, "seed": 5, "best_of": 6, **WILD})
+    attempts = [run.answer(asked, attempt=number)[0].content("a") for number in range(6)]
+    hits = [{(n, hit) for n, bar in enumerate(bars, 1) for hit in (-1, *bar)} for bars in attempts]
+    shared = [sum(2 * len(a & b) / (len(a) + len(b)) for b in hits if b is not a) for a in hits]
+    (kept,) = run.generate(to="a", bars=4, seed=5, best_of=6, best_by="agreement", **WILD)
+    assert kept.info["attempt"] == int(np.argmax(shared))
+    assert kept.content("a") == attempts[kept.info["attempt"]]
+    assert kept.info["request"]["best_by"] == "agreement"
+    assert "best_by" not in asked.plain()
+    assert refused(run.generate, to="a", best_by="luck") == (
+        "best_by: can't choose by 'luck' (likelihood, agreement, or in Python a function of the document)"
+    )
+
+
+def test_of_several_attempts_one_is_kept_by_a_metric_of_ones_own(run):
+    def hits(document):
+        return sum(map(len, document.content("a")))
+
+    asked = run.questions.ask("generate", {"to": "a", "bars": 4, "seed": 5, "best_of": 6, **WILD})
+    attempts = [run.answer(asked, attempt=number)[0].document for number in range(6)]
+    (most,) = run.generate(to="a", bars=4, seed=5, best_of=6, best_by=hits, **WILD)
+    (least,) = run.generate(to="a", bars=4, seed=5, best_of=6, best_by=lambda d: -hits(d), **WILD)
+    assert hits(most.document) == max(map(hits, attempts)) > min(map(hits, attempts)) == hits(least.document)
+    assert most.info["request"]["best_by"] == "own"
+    assert refused(run.generate, to="a", best_by="own") == (
+        "best_by: nobody tells which attempt is best (give the function again)"
+    )
+
+
+def test_what_most_attempts_have_in_common():
+    def timed(ids, times):
+        return Encoded("a", np.array(ids), np.array(times, dtype=np.float32), np.array([0]), 0)
+
+    def timeless(ids):
+        return Encoded("b", np.array(ids), None, np.array([], dtype=np.int64), 0)
+
+    at_times = [timed([1, 2], [0, 1]), timed([1, 2], [0, 2]), timed([3, 2], [0, 2]), timed([4, 4], [5, 6])]
+    assert most_agreed([{"a": segment} for segment in at_times], ["a"]) == 1
+    in_order = [timeless([1, 2, 3]), timeless([3, 2, 1]), timeless([1, 2, 4]), timeless([1, 2])]
+    assert most_agreed([{"b": segment} for segment in in_order], ["b"]) == 3
+    assert most_agreed([{"b": timeless([1])}, {"b": timeless([1])}], ["b"]) == 0, "the first of equals"
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from multimodal_gpt.generation.streaming import Streaming
 
 Number = Annotated[int, typer.Option("-n", "--number", min=1, help="how many pieces")]
-BestOf = Annotated[int, typer.Option(min=1, help="attempts at each piece; the likeliest is kept")]
+BestOf = Annotated[int, typer.Option(min=1, help="attempts at each piece; the best is kept")]
+BestBy = Annotated[str, typer.Option(help="likelihood, or agreement: what most attempts have in common")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same files")]
 Out = Annotated[Path, typer.Option(help="folder for the files")]
 Heat = Annotated[str, typer.Option(help="one number, or one per modality: text=0.7,melody=1.0")]
@@ -81,6 +82,7 @@ def _shared(
     run: RunFolder,
     number: Number = 1,
     best_of: BestOf = 1,
+    best_by: BestBy = "likelihood",
     seed: Seed = 0,
     out: Out = Path("out"),
     temperature: Heat = "0.9",
@@ -103,7 +105,7 @@ def _shared(
 
 
 HOW = (
-    *("best_of", "seed", "top_k", "top_p", "min_p"),
+    *("best_of", "best_by", "seed", "top_k", "top_p", "min_p"),
     *("guidance", "repetition_penalty", "no_repeat", "max_tokens"),
 )
 """Those of them that a run takes under the same names."""

@@ -79,16 +79,15 @@ class Job:
         for query in self.queries:
             self._check_room(query)
 
-    def run(self, progress: Progress | None = None) -> list[Draft]:
-        """Make all pieces; of several attempts at one, the likeliest is kept."""
+    def run(self, progress: Progress | None = None) -> list[Sequence[Draft]]:
+        """All attempts at every piece."""
         tries = self.request.best_of
         drafts = [
             Draft(row, attempt, self.given) for row in range(self.request.n) for attempt in range(tries)
         ]
         for query in self.queries:
             drafts = self._answer(query, drafts, progress)
-        pieces = (drafts[i : i + tries] for i in range(0, len(drafts), tries))
-        return [min(attempts, key=lambda draft: draft.surprise) for attempts in pieces]
+        return [drafts[i : i + tries] for i in range(0, len(drafts), tries)]
 
     def stream(self) -> Generator[Chunk, None, Draft]:
         """Make the first attempt at the first piece and give its chunks as they are finished."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from multimodal_gpt.errors import UserError
+from multimodal_gpt.generation.choosing import LIKELIHOOD, OWN, Judge, check_judge
 from multimodal_gpt.generation.sampling import Sampling
 from multimodal_gpt.stream.arrangement import Part
 from multimodal_gpt.stream.plain import from_plain, to_plain
@@ -32,7 +33,8 @@ class Request:
         bars: how many chunks are made of each wanted modality that has chunks; None = as the model likes.
         wishes: what else is asked of wanted ones.
         n: how many pieces.
-        best_of: attempts at each piece, of which the model finds the kept one likeliest.
+        best_of: attempts at each piece.
+        best_by: which of them is kept, see `choosing`.
         seed: decides everything random.
         how: temperature and filters.
         max_tokens: most tokens of each part.
@@ -47,6 +49,7 @@ class Request:
     wishes: Wishes = field(default_factory=dict)
     n: int = 1
     best_of: int = 1
+    best_by: str | Judge = LIKELIHOOD
     seed: int = 0
     how: Sampling = Sampling()  # noqa: RUF009 (frozen)
     max_tokens: int | None = None
@@ -57,6 +60,7 @@ class Request:
             raise UserError(f"{self.n} pieces can't be made", "n", "1 or more")
         if self.best_of < 1:
             raise UserError(f"{self.best_of} attempts make no piece", "best_of", "1 or more")
+        check_judge(self.best_by)
         if self.seed < 0:
             raise UserError(f"{self.seed} is negative", "seed", "0 or more")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -70,7 +74,10 @@ class Request:
         return tuple(name for part in self.to for name in part)
 
     def plain(self) -> dict[str, Any]:
-        """All of it as values that JSON holds, the reverse of `from_plain_request`."""
+        """All of it as values that JSON holds, the reverse of `from_plain_request`; of a function that judges
+        attempts only that there was one.
+        """
+        judge = {"best_by": OWN if callable(self.best_by) else self.best_by}
         return {
             "to": ["+".join(part) for part in self.to],
             "given": {name: to_plain(content) for name, content in self.given.items()},
@@ -82,6 +89,7 @@ class Request:
             },
             "n": self.n,
             "best_of": self.best_of,
+            **(judge if self.best_by != LIKELIHOOD else {}),
             "seed": self.seed,
             "how": _plain_how(self.how),
             "max_tokens": self.max_tokens,
@@ -115,6 +123,7 @@ def from_plain_request(plain: Mapping[str, Any], vocabulary: Vocabulary) -> Requ
             },
             n=plain["n"],
             best_of=plain["best_of"],
+            best_by=plain.get("best_by", LIKELIHOOD),
             seed=plain["seed"],
             how=Sampling(**plain["how"]),
             max_tokens=plain["max_tokens"],
@@ -128,7 +137,9 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     """Options of a generation, and what is left of them: what is given, by modality.
 
     n: how many pieces; piece i depends on (seed, i) and not on n (default 1).
-    best_of: attempts at each piece, of which the likeliest is kept: the least bits per chosen id (1).
+    best_of: attempts at each piece, of which one is kept (1).
+    best_by: which: "likelihood", the least bits per chosen id; "agreement", the one that has most in common
+        with the others; or a function that gives a document a number, the higher the better ("likelihood").
     seed: decides everything random, 0 or more (0).
     temperature: 0 = always the most likely; one number, or one per modality (0.9).
     top_k, top_p, min_p: filters on what may be drawn, see `generation.sampling` (top_p 0.95). A model of 828
@@ -151,6 +162,6 @@ def settings(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     names = [f.name for f in fields(Sampling) if f.name in rest]
     how = Sampling(**{"temperature": 0.9, "top_p": 0.95, **{name: rest.pop(name) for name in names}})
     chosen: dict[str, Any] = {
-        name: rest.pop(name) for name in ("n", "best_of", "seed", "max_tokens") if name in rest
+        name: rest.pop(name) for name in ("n", "best_of", "best_by", "seed", "max_tokens") if name in rest
     }
     return {**chosen, "how": how}, rest

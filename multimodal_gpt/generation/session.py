@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from multimodal_gpt import __version__
 from multimodal_gpt.errors import UserError
+from multimodal_gpt.generation.choosing import AGREEMENT, OWN, most_agreed
 from multimodal_gpt.generation.drafting import Draft, Job, Progress
 from multimodal_gpt.generation.engine import Engine
 from multimodal_gpt.generation.output import Piece
@@ -74,9 +76,9 @@ class Run:
             bars: make exactly so many bars (chunks); None = as the model likes.
             wishes: modality -> what else is asked of it, as its tokenizer's `wishes` tells; holds for sure.
             progress: called with how many parts were just made (n for each item of `to` in all).
-            options: n, best_of, seed, temperature, top_k, top_p, min_p, guidance, repetition_penalty,
-                repetition_window, no_repeat and max_tokens, see `settings`; and what is given: modality =
-                words as on the command line, a Path, or a content object.
+            options: n, best_of, best_by, seed, temperature, top_k, top_p, min_p, guidance,
+                repetition_penalty, repetition_window, no_repeat and max_tokens, see `settings`; and what is
+                given: modality = words as on the command line, a Path, or a content object.
 
         Raises UserError on unknown names, contents that can't be used, wishes that can't be met, and a prompt
         that leaves no room.
@@ -155,13 +157,30 @@ class Run:
         """
         return self.answer_as_stream(self.questions.ask(verb, asked))
 
-    def answer(self, request: Request, *, progress: Progress | None = None) -> list[Piece]:
-        """The pieces that a request asks for. Raises UserError where it can't be met."""
+    def answer(
+        self, request: Request, *, attempt: int | None = None, progress: Progress | None = None
+    ) -> list[Piece]:
+        """The pieces that a request asks for.
+
+        `attempt`: the number of the one to keep, whatever the request says of choosing. Raises UserError
+        where it can't be met.
+        """
+        if request.best_by == OWN and attempt is None:
+            raise UserError("nobody tells which attempt is best", "best_by", "give the function again")
         started = time.perf_counter()
         drafts = self._job(request).run(progress)
         seconds = (time.perf_counter() - started) / request.n
         plain = request.plain()
-        return [self._piece(draft, request, plain, seconds) for draft in drafts]
+        kept = [tries[self._best(tries, request) if attempt is None else attempt] for tries in drafts]
+        return [self._piece(draft, request, plain, seconds) for draft in kept]
+
+    def _best(self, tries: Sequence[Draft], request: Request) -> int:
+        judge = request.best_by
+        if callable(judge):
+            return int(np.argmax([judge(self._document(draft, request)) for draft in tries]))
+        if judge == AGREEMENT:
+            return most_agreed([draft.segments for draft in tries], request.wanted)
+        return int(np.argmin([draft.surprise for draft in tries]))
 
     def answer_as_stream(self, request: Request) -> Streaming:
         """The same for a request for one piece, chunk by chunk. Raises UserError where it can't be met."""
@@ -188,16 +207,19 @@ class Run:
     # What was made
 
     def _piece(self, draft: Draft, request: Request, plain: Mapping[str, Any], seconds: float) -> Piece:
-        contents = {**request.given, **{name: self._made(name, draft, request) for name in request.wanted}}
-        segments = tuple(Segment(name, content) for name, content in contents.items())
         return Piece(
-            document=Document(segments, source=f"seed {request.seed}, piece {draft.row}"),
+            document=self._document(draft, request),
             made=request.wanted,
             info={**self._info(draft, request, plain), "request": plain},
             seconds=seconds,
             vocabulary=self.vocabulary,
             made_spans=draft.spans,
         )
+
+    def _document(self, draft: Draft, request: Request) -> Document:
+        contents = {**request.given, **{name: self._made(name, draft, request) for name in request.wanted}}
+        segments = tuple(Segment(name, content) for name, content in contents.items())
+        return Document(segments, source=f"seed {request.seed}, piece {draft.row}")
 
     def _made(self, name: str, draft: Draft, request: Request) -> Any:
         content = self.vocabulary.decode(name, draft.segments[name].ids)
