@@ -7,12 +7,13 @@ S states, V local ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from multimodal_gpt.generation.closing import FAR
-from multimodal_gpt.generation.rules import DEEPEST, Rules, Tables
+from multimodal_gpt.generation.rules import DEEPEST, Rules
 from multimodal_gpt.generation.target import NEAR, Target, build_program, is_counted, is_whole
 from multimodal_gpt.stream.vocabulary import END, PAD
 
@@ -88,11 +89,32 @@ class Plan:
         return np.concatenate([*ids, [END]])
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Stretch:
+    """What does not change while a row is in a stretch of one member.
+
+    Args:
+        number: of the member; its ids are the columns `begin` to `stop` - 1.
+        left, rest: for each number of added rounds, chunks left for the member, and tokens of all others.
+        enough: with a larger budget all that the grammar allows can still be brought to an end.
+        round_end: a round is over with it.
+    """
+
+    number: int
+    begin: int
+    stop: int
+    left: list[int]
+    rest: list[int]
+    enough: int
+    round_end: bool
+
+
 class Walker:
     """The walk of rows of a plan, of all if None: `allowed` says what may come, `advance` takes what came.
 
     The walk begins after the prefix of a row's program and ends with END. Then a row only takes PAD. It is
-    walked on the host, whatever the network runs on: its steps are many and small.
+    walked on the host, whatever the network runs on, and mostly row by row: its steps are many and small, and
+    a lookup takes a tenth of the time of an operation on arrays of 16.
     """
 
     forced: np.ndarray
@@ -116,8 +138,8 @@ class Walker:
         self.again = programs[0].again
         self.open = plan.open
         extra = np.arange(plan.rounds)
-        self.more = self.again[:, None] * extra  # (M, K) chunks that rounds add
-        self.more_tags = self.again.sum() * extra  # (K,)
+        self.more = (self.again[:, None] * extra).tolist()  # M lists of K, chunks that rounds add
+        self.more_tags = (self.again.sum() * extra).tolist()
         for name, fill in FIELDS.items():  # (B, F + 1) or (B, E + 1) of a program, see there
             arrays = [getattr(p, "clock" if name == "forced_clock" else name) for p in programs]
             setattr(self, name, _stacked(arrays, fill))
@@ -130,25 +152,53 @@ class Walker:
         self.begun = np.zeros_like(self.place)  # chunks of a counted member
         self.count = np.array([len(p.chunks) for p in programs])
         self.length = self.lasts[:, 0].copy()  # of the turn, quarter notes; NaN until it is known
+        self.as_long: dict[tuple[int, float], np.ndarray] = {}
         self._look()
 
     def _look(self) -> None:
         """Write down where rows stand: true until one of them comes to a forced id or its END.
 
         done (B,) bool: rows that have come to their END. current (B,): index of the wanted member whose
-        stretch a row is in, or comes to next. inside (B,) bool: rows in a stretch; mine: those in one of each
-        member. way_out (B,): each row's next forced id: the only one that may come, or what leaves the
-        stretch. still: see `_rest`.
+        stretch a row is in, or comes to next. inside (B,) bool: rows in a stretch; within: of each row its
+        stretch, or None. way_out (B,): each row's next forced id: the only one that may come, or what leaves
+        the stretch.
         """
         self.rows = np.arange(len(self.place))
         self.done = self.place >= self.total
         self.current = self.member[self.rows, self.stretch]
         self.inside = self.place == self.stop[self.rows, self.stretch]
-        members = np.where(self.inside, self.current, -1)
-        self.mine = {n: np.flatnonzero(members == n) for n in sorted({*members.tolist()} - {-1})}
         self.way_out = self.forced[self.rows, self.place]
         self.own_way_out = self.own_next[self.rows, self.place]
-        self.still: tuple[np.ndarray, np.ndarray] | None = None
+        self.within = [
+            self._stretch(row) if inside else None for row, inside in enumerate(self.inside.tolist())
+        ]
+
+    def _look_again(self, rows: Sequence[int]) -> None:
+        """Write down where these rows stand, the only ones that have moved."""
+        for name in ("done", "current", "inside", "way_out", "own_way_out"):
+            setattr(self, name, getattr(self, name).copy())  # whoever has been told keeps what was true
+        for row in rows:
+            place, stretch = self.place[row], self.stretch[row]
+            self.done[row] = place >= self.total[row]
+            self.current[row] = self.member[row, stretch]
+            self.inside[row] = place == self.stop[row, stretch]
+            self.way_out[row] = self.forced[row, place]
+            self.own_way_out[row] = self.own_next[row, place]
+            self.within[row] = self._stretch(row) if self.inside[row] else None
+
+    def _stretch(self, row: int) -> _Stretch:
+        """The stretch that a row is in. What others need to come to an end does not change meanwhile."""
+        place, number, states = self.stretch[row], int(self.current[row]), self.state[row].tolist()
+        left, owed = self.left[row, place].tolist(), int(self.owed[row, place])
+        rest = [owed + tags for tags in self.more_tags]
+        for other, table in enumerate(self.tables):
+            if other != number:
+                chunks = [left[other] + more for more in self.more[other]]
+                rest = [r + int(table.between[k, states[other]]) for r, k in zip(rest, chunks, strict=True)]
+        chunks, most = [left[number] + more for more in self.more[number]], self.tables[number].most
+        enough = min(r + int(most[k]) for r, k in zip(rest, chunks, strict=True))
+        columns = self.first[number], self.first[number + 1]
+        return _Stretch(number, *columns, chunks, rest, enough, bool(self.round_end[row, place]))
 
     def allowed(self) -> np.ndarray:
         """(B, C) bool: columns that may come next and from which the row can still end within its budget."""
@@ -156,51 +206,47 @@ class Walker:
             return self.reach[self.state[:, 0]] <= self.budget[:, None].astype(self.reach.dtype)
         if self.counted:
             return self._counted()
-        left, rest = self._rest()
         legal = np.zeros((len(self.rows), len(self.columns) + 1), dtype=bool)
-        legal[:, -1] = True  # outside of stretches
-        for number, rows in self.mine.items():
-            begin = self.first[number]
-            room = self.budget[rows, None] - rest[rows]  # (N, K)
-            ids = self._ids(number, left[rows, number], room)
-            legal[rows, begin : begin + ids.shape[1]] = ids
-            between = self.tables[number].between[left[rows, number], self.state[rows, number, None]]
-            leaves = (between <= room) & ~self.fresh[rows, None]
-            round_end = self.round_end[rows, self.stretch[rows]]
-            legal[rows, -2] = round_end & leaves[:, 0]
-            legal[rows, -1] = leaves[:, 1:].any(1) | (leaves[:, 0] & ~round_end)
+        where = zip(self.within, self.budget.tolist(), self.fresh.tolist(), self.state.tolist(), strict=True)
+        for row, (here, budget, fresh, states) in enumerate(where):
+            if here is None:
+                legal[row, -1] = True
+                continue
+            table, state = self.tables[here.number], states[here.number]
+            told = table.spans is not None and table.tells[int(fresh), state]
+            if told or budget <= here.enough:
+                legal[row, here.begin : here.stop] = self._ids(row, here)
+            else:
+                legal[row, here.begin : here.stop] = table.legal[int(fresh), state]
+            if not fresh:
+                pairs = zip(here.left, here.rest, strict=True)
+                ends = (table.between[left, state] <= budget - rest for left, rest in pairs)
+                over = next(ends)  # without a round more
+                legal[row, -2] = over and here.round_end
+                legal[row, -1] = (over and not here.round_end) or any(ends)
         return legal
 
-    def _rest(self) -> tuple[np.ndarray, np.ndarray]:
-        """What is to come besides the current member's, for each number of added rounds.
-
-        Returns (B, M, K) chunks left and (B, K) tokens of all other members: they don't change in a stretch.
-        """
-        if self.still is None:
-            left = self.left[self.rows, self.stretch][:, :, None] + self.more
-            costs = [t.between[left[:, n], self.state[:, n, None]] for n, t in enumerate(self.tables)]
-            cost = np.stack(costs, axis=1)  # (B, M, K)
-            owed = self.owed[self.rows, self.stretch][:, None] + self.more_tags
-            self.still = left, owed + cost.sum(1) - cost[self.rows, self.current]
-        return self.still
-
-    def _ids(self, number: int, left: np.ndarray, room: np.ndarray) -> np.ndarray:
-        """(N, V) local ids of one member that may come in the N rows in a stretch of it.
-
-        left, room: (N, K) chunks and tokens left for it, for each number of added rounds.
-        """
-        table, rows = self.tables[number], self.mine[number]
-        state, fresh = self.state[rows, number], self.fresh[rows].astype(np.int64)
+    def _ids(self, row: int, here: _Stretch) -> np.ndarray:
+        """(V,) local ids of a member that may come next in a row that is in a stretch of it."""
+        table, state = self.tables[here.number], self.state[row, here.number]
+        fresh, budget = int(self.fresh[row]), self.budget[row]
         legal = table.legal[fresh, state]
-        short = (table.most[left] >= room).all(1)  # else all that is legal fits
-        if short.any():
-            legal[short] &= _fits(table, state[short], left[short], room[short])
-        if table.spans is None:
+        if budget <= here.enough:
+            after = table.next_state[state].clip(0)  # (V,)
+            rounds = zip(here.left, here.rest, strict=True)
+            legal = legal & np.any(
+                [table.inside[left, after] < budget - rest for left, rest in rounds], axis=0
+            )
+        if table.spans is None or not table.tells[fresh, state] or np.isnan(self.length[row]):
             return legal
-        says = table.tells[fresh, state]
-        if says.any():
-            legal[says] = _in_step(legal[says], table.spans, self.length[rows[says], None])
-        return legal
+        kept: np.ndarray = legal & self._as_long(here.number, table.spans, float(self.length[row]))
+        return kept if kept.any() else legal
+
+    def _as_long(self, number: int, spans: np.ndarray, lasts: float) -> np.ndarray:
+        """(V,) local ids of a member that don't say a chunk lasts longer or shorter."""
+        if (number, lasts) not in self.as_long:
+            self.as_long[number, lasts] = ~(np.abs(spans - lasts) > NEAR)  # NaN: says nothing
+        return self.as_long[number, lasts]
 
     def _counted(self) -> np.ndarray:
         """(B, C) bool: `allowed` where one member is made in one stretch of a fixed number of chunks."""
@@ -218,8 +264,9 @@ class Walker:
 
     def ids(self, column: np.ndarray) -> np.ndarray:
         """(B,) global ids of chosen columns (B,)."""
-        leaves = column == len(self.columns)
-        return np.where(leaves, self.way_out, self.columns[np.where(leaves, 0, column)])
+        leaves = len(self.columns)
+        pairs = enumerate(column.tolist())
+        return np.array([self.way_out[row] if c == leaves else self.columns[c] for row, c in pairs])
 
     def belongs(self, ids: np.ndarray) -> np.ndarray:
         """(B,) bool: next ids (B,) that would come too if nothing took turns with what is wanted."""
@@ -227,37 +274,44 @@ class Walker:
 
     def advance(self, ids: np.ndarray) -> None:
         """Take the next id of every row, (B,): one that `allowed` allows, PAD for rows that have ended."""
-        out = (ids == self.way_out) & ~self.done
-        closed = self.inside & ~out & (ids == END)
-        moved = out | closed
-        moves = bool(moved.any())
-        for number, rows in self.mine.items():
-            self._step(number, rows[~moved[rows]] if moves else rows, ids)
+        over, ways = self.done.tolist(), self.way_out.tolist()
+        fresh, moved = np.zeros(len(over), dtype=bool), []
+        for row, token in enumerate(ids.tolist()):
+            here = self.within[row]
+            if over[row]:
+                continue
+            if token == ways[row]:
+                fresh[row] = True
+                self._leave(row, here)
+            elif here is not None and token == END:
+                self.place[row] = self.total[row]
+            elif here is not None:
+                self._step(row, here.number, token)
+                continue
+            moved.append(row)
         self.budget = self.budget - ~self.done
-        self.fresh = out
-        if moves:
-            self._move(out, closed)
+        self.fresh = fresh
+        if moved:
+            self._look_again(moved)
+            if self.reach is not None:
+                self.state[self.done] = len(self.reach) - 1
 
-    def _step(self, number: int, rows: np.ndarray, ids: np.ndarray) -> None:
-        """These rows (N,) take an id of a member within a stretch."""
-        table, local = self.tables[number], ids[rows] - self.wanted[number].first
-        self.state[rows, number] = table.next_state[self.state[rows, number], local]
+    def _step(self, row: int, number: int, token: int) -> None:
+        """A row takes an id of a member within a stretch."""
+        table, local = self.tables[number], token - self.wanted[number].first
+        self.state[row, number] = table.next_state[self.state[row, number], local]
         if self.counted:
-            self.begun[rows] += table.cut[local]
-        if table.spans is not None:
-            length = self.length[rows]
-            self.length[rows] = np.where(np.isnan(length), table.spans[local], length)
+            self.begun[row] += table.cut[local]
+        if table.spans is not None and np.isnan(self.length[row]):
+            self.length[row] = table.spans[local]
 
-    def _move(self, out: np.ndarray, closed: np.ndarray) -> None:
-        """Rows `out` (B,) bool take their forced id, rows `closed` END."""
-        leave = self.inside & out
-        over = leave & (self.round_end[self.rows, self.stretch] | (not self.open))
-        self.stretch = self.stretch + leave
-        self.place = np.where(closed, self.total, self.place + out)
-        self.length = np.where(over, self.lasts[self.rows, self.stretch], self.length)
-        self._look()
-        if self.reach is not None:
-            self.state[self.done] = len(self.reach) - 1
+    def _leave(self, row: int, here: _Stretch | None) -> None:
+        """A row takes its forced id, which leads out of the stretch that it is in, if any."""
+        self.place[row] += 1
+        if here is not None:
+            self.stretch[row] += 1
+            if here.round_end or not self.open:
+                self.length[row] = self.lasts[row, self.stretch[row]]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
@@ -291,15 +345,6 @@ def _widened(rows: np.ndarray, width: int, fill: float) -> np.ndarray:
     """(B, width, ...), what is new of it is `fill`."""
     more = [(0, 0), (0, width - rows.shape[1]), *((0, 0) for _ in rows.shape[2:])]
     return np.pad(rows, more, constant_values=fill) if width > rows.shape[1] else rows
-
-
-def _fits(table: Tables, state: np.ndarray, left: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """(N, V) ids after which there are tokens enough, for some number of added rounds; see `Walker._ids`."""
-    after = table.next_state[state].clip(0)  # (N, V)
-    fits = np.zeros(after.shape, dtype=bool)
-    for chunks, tokens in zip(left.T[:, :, None], room.T[:, :, None], strict=True):
-        fits |= table.inside[chunks, after] < tokens
-    return fits
 
 
 def _in_step(legal: np.ndarray, spans: np.ndarray, lasts: np.ndarray) -> np.ndarray:
