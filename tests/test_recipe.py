@@ -374,7 +374,8 @@ def test_parameters_are_counted_as_the_model_counts_them(kv_heads: int | None) -
 
 
 def test_steps_hold_whole_rows() -> None:
-    facts = estimate(load_recipe("text_only", ["model.context=300", "train.tokens_per_step=1000"]), {"a": 9})
+    changes = ["model.context=300", "train.tokens_per_step=1000", "train.steps=2000"]
+    facts = estimate(load_recipe("text_only", changes), {"a": 9})
     assert (facts.tokens_per_step, facts.tokens) == (900, 900 * 2000)
 
 
