@@ -114,7 +114,7 @@ class Walker:
 
     The walk begins after the prefix of a row's program and ends with END. Then a row only takes PAD. It is
     walked on the host, whatever the network runs on, and mostly row by row: its steps are many and small, and
-    a lookup takes a tenth of the time of an operation on arrays of 16.
+    a lookup takes an eighth of the time of an operation on arrays of 16.
     """
 
     forced: np.ndarray
