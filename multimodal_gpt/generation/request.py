@@ -77,7 +77,7 @@ class Request:
         """All of it as values that JSON holds, the reverse of `from_plain_request`; of a function that judges
         attempts only that there was one.
         """
-        judge = {"best_by": OWN if callable(self.best_by) else self.best_by}
+        judge = OWN if callable(self.best_by) else self.best_by
         return {
             "to": ["+".join(part) for part in self.to],
             "given": {name: to_plain(content) for name, content in self.given.items()},
@@ -89,7 +89,7 @@ class Request:
             },
             "n": self.n,
             "best_of": self.best_of,
-            **(judge if self.best_by != LIKELIHOOD else {}),
+            **({"best_by": judge} if judge != LIKELIHOOD else {}),
             "seed": self.seed,
             "how": _plain_how(self.how),
             "max_tokens": self.max_tokens,

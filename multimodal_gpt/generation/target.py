@@ -174,7 +174,7 @@ def build_program(target: Target, members: Mapping[str, Member], budget: int) ->
     if target.gap is not None:
         writer.fill(target.gap)
         return writer.closed_program()
-    times = writer.turn_times()
+    times = writer.times
     turns = sum(not is_whole(target, members[name]) for name in target.wanted)
     free = 0  # rounds after the known ones
     if turns and not any(members[name].turns for name in target.given):
@@ -214,10 +214,10 @@ class _Writer:
         self.round: list[int] = []
         self.lasts: list[float] = []
         self.begin: dict[str, float] = {}
-        turns = self.turn_times()
-        self.ends = {name: end_of(begun, members[name], turns) for name, begun in target.begun.items()}
+        self.times = self._turn_times()
+        self.ends = {n: end_of(begun, members[n], self.times) for n, begun in target.begun.items()}
 
-    def turn_times(self) -> list[float]:
+    def _turn_times(self) -> list[float]:
         """When turns are taken, quarter notes: wherever a known chunk of a member begins."""
         if not self.target.mixed:
             return []

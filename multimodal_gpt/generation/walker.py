@@ -6,7 +6,7 @@ S states, V local ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,15 +94,13 @@ class _Stretch:
     """What does not change while a row is in a stretch of one member.
 
     Args:
-        number: of the member; its ids are the columns `begin` to `stop` - 1.
+        number: of the member.
         left, rest: for each number of added rounds, chunks left for the member, and tokens of all others.
         enough: with a larger budget all that the grammar allows can still be brought to an end.
         round_end: a round is over with it.
     """
 
     number: int
-    begin: int
-    stop: int
     left: list[int]
     rest: list[int]
     enough: int
@@ -152,11 +150,11 @@ class Walker:
         self.begun = np.zeros_like(self.place)  # chunks of a counted member
         self.count = np.array([len(p.chunks) for p in programs])
         self.length = self.lasts[:, 0].copy()  # of the turn, quarter notes; NaN until it is known
-        self.as_long: dict[tuple[int, float], np.ndarray] = {}
         self._look()
 
-    def _look(self) -> None:
-        """Write down where rows stand: true until one of them comes to a forced id or its END.
+    def _look(self, moved: Iterable[int] | None = None) -> None:
+        """Write down where rows stand, once these have moved, all if None: true until one of them comes to a
+        forced id or its END.
 
         done (B,) bool: rows that have come to their END. current (B,): index of the wanted member whose
         stretch a row is in, or comes to next. inside (B,) bool: rows in a stretch; within: of each row its
@@ -169,21 +167,9 @@ class Walker:
         self.inside = self.place == self.stop[self.rows, self.stretch]
         self.way_out = self.forced[self.rows, self.place]
         self.own_way_out = self.own_next[self.rows, self.place]
-        self.within = [
-            self._stretch(row) if inside else None for row, inside in enumerate(self.inside.tolist())
-        ]
-
-    def _look_again(self, rows: Sequence[int]) -> None:
-        """Write down where these rows stand, the only ones that have moved."""
-        for name in ("done", "current", "inside", "way_out", "own_way_out"):
-            setattr(self, name, getattr(self, name).copy())  # whoever has been told keeps what was true
-        for row in rows:
-            place, stretch = self.place[row], self.stretch[row]
-            self.done[row] = place >= self.total[row]
-            self.current[row] = self.member[row, stretch]
-            self.inside[row] = place == self.stop[row, stretch]
-            self.way_out[row] = self.forced[row, place]
-            self.own_way_out[row] = self.own_next[row, place]
+        if moved is None:
+            self.within: list[_Stretch | None] = [None] * len(self.rows)
+        for row in self.rows.tolist() if moved is None else moved:
             self.within[row] = self._stretch(row) if self.inside[row] else None
 
     def _stretch(self, row: int) -> _Stretch:
@@ -197,8 +183,7 @@ class Walker:
                 rest = [r + int(table.between[k, states[other]]) for r, k in zip(rest, chunks, strict=True)]
         chunks, most = [left[number] + more for more in self.more[number]], self.tables[number].most
         enough = min(r + int(most[k]) for r, k in zip(rest, chunks, strict=True))
-        columns = self.first[number], self.first[number + 1]
-        return _Stretch(number, *columns, chunks, rest, enough, bool(self.round_end[row, place]))
+        return _Stretch(number, chunks, rest, enough, bool(self.round_end[row, place]))
 
     def allowed(self) -> np.ndarray:
         """(B, C) bool: columns that may come next and from which the row can still end within its budget."""
@@ -212,41 +197,29 @@ class Walker:
             if here is None:
                 legal[row, -1] = True
                 continue
-            table, state = self.tables[here.number], states[here.number]
-            told = table.spans is not None and table.tells[int(fresh), state]
-            if told or budget <= here.enough:
-                legal[row, here.begin : here.stop] = self._ids(row, here)
-            else:
-                legal[row, here.begin : here.stop] = table.legal[int(fresh), state]
+            number, state = here.number, states[here.number]
+            legal[row, self.first[number] : self.first[number + 1]] = self._ids(row, here, state)
             if not fresh:
                 pairs = zip(here.left, here.rest, strict=True)
-                ends = (table.between[left, state] <= budget - rest for left, rest in pairs)
+                between = self.tables[number].between
+                ends = (between[left, state] <= budget - rest for left, rest in pairs)
                 over = next(ends)  # without a round more
                 legal[row, -2] = over and here.round_end
                 legal[row, -1] = (over and not here.round_end) or any(ends)
         return legal
 
-    def _ids(self, row: int, here: _Stretch) -> np.ndarray:
+    def _ids(self, row: int, here: _Stretch, state: int) -> np.ndarray:
         """(V,) local ids of a member that may come next in a row that is in a stretch of it."""
-        table, state = self.tables[here.number], self.state[row, here.number]
-        fresh, budget = int(self.fresh[row]), self.budget[row]
+        table, fresh, budget = self.tables[here.number], int(self.fresh[row]), self.budget[row]
         legal = table.legal[fresh, state]
         if budget <= here.enough:
             after = table.next_state[state].clip(0)  # (V,)
             rounds = zip(here.left, here.rest, strict=True)
-            legal = legal & np.any(
-                [table.inside[left, after] < budget - rest for left, rest in rounds], axis=0
-            )
-        if table.spans is None or not table.tells[fresh, state] or np.isnan(self.length[row]):
+            fits = [table.inside[left, after] < budget - rest for left, rest in rounds]
+            legal = legal & np.any(fits, axis=0)
+        if table.spans is None or not table.tells[fresh, state]:
             return legal
-        kept: np.ndarray = legal & self._as_long(here.number, table.spans, float(self.length[row]))
-        return kept if kept.any() else legal
-
-    def _as_long(self, number: int, spans: np.ndarray, lasts: float) -> np.ndarray:
-        """(V,) local ids of a member that don't say a chunk lasts longer or shorter."""
-        if (number, lasts) not in self.as_long:
-            self.as_long[number, lasts] = ~(np.abs(spans - lasts) > NEAR)  # NaN: says nothing
-        return self.as_long[number, lasts]
+        return _in_step(legal, table.spans, self.length[row])
 
     def _counted(self) -> np.ndarray:
         """(B, C) bool: `allowed` where one member is made in one stretch of a fixed number of chunks."""
@@ -292,7 +265,7 @@ class Walker:
         self.budget = self.budget - ~self.done
         self.fresh = fresh
         if moved:
-            self._look_again(moved)
+            self._look(moved)
             if self.reach is not None:
                 self.state[self.done] = len(self.reach) - 1
 
@@ -347,10 +320,10 @@ def _widened(rows: np.ndarray, width: int, fill: float) -> np.ndarray:
     return np.pad(rows, more, constant_values=fill) if width > rows.shape[1] else rows
 
 
-def _in_step(legal: np.ndarray, spans: np.ndarray, lasts: np.ndarray) -> np.ndarray:
-    """(B, V) of the legal ids, those that say a chunk is as long as `lasts` (B, V or 1) wants, wherever there
-    is one that does.
+def _in_step(legal: np.ndarray, spans: np.ndarray, lasts: np.ndarray | float) -> np.ndarray:
+    """(..., V) of the legal ids, those that say a chunk is as long as `lasts` (..., V or 1) wants, wherever
+    there is one that does.
     """
     wrong = np.abs(spans - lasts) > NEAR  # False where either is NaN
     kept = legal & ~wrong
-    return np.where(kept.any(1, keepdims=True), kept, legal)
+    return np.where(kept.any(-1, keepdims=True), kept, legal)
