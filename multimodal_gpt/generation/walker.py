@@ -198,7 +198,8 @@ class Walker:
                 legal[row, -1] = True
                 continue
             number, state = here.number, states[here.number]
-            legal[row, self.first[number] : self.first[number + 1]] = self._ids(row, here, state)
+            ids = self._ids(here, state, budget, self.length[row], fresh=fresh)
+            legal[row, self.first[number] : self.first[number + 1]] = ids
             if not fresh:
                 pairs = zip(here.left, here.rest, strict=True)
                 between = self.tables[number].between
@@ -208,18 +209,20 @@ class Walker:
                 legal[row, -1] = (over and not here.round_end) or any(ends)
         return legal
 
-    def _ids(self, row: int, here: _Stretch, state: int) -> np.ndarray:
-        """(V,) local ids of a member that may come next in a row that is in a stretch of it."""
-        table, fresh, budget = self.tables[here.number], int(self.fresh[row]), self.budget[row]
-        legal = table.legal[fresh, state]
+    def _ids(self, here: _Stretch, state: int, budget: int, lasts: float, *, fresh: bool) -> np.ndarray:
+        """(V,) local ids of a member that may come next in a row that is in a stretch of it, at its beginning
+        (`fresh`) or further on, in a turn that `lasts` so long.
+        """
+        table, place = self.tables[here.number], int(fresh)
+        legal = table.legal[place, state]
         if budget <= here.enough:
             after = table.next_state[state].clip(0)  # (V,)
             rounds = zip(here.left, here.rest, strict=True)
             fits = [table.inside[left, after] < budget - rest for left, rest in rounds]
             legal = legal & np.any(fits, axis=0)
-        if table.spans is None or not table.tells[fresh, state]:
+        if table.spans is None or not table.tells[place, state]:
             return legal
-        return _in_step(legal, table.spans, self.length[row])
+        return _in_step(legal, table.spans, lasts)
 
     def _counted(self) -> np.ndarray:
         """(B, C) bool: `allowed` where one member is made in one stretch of a fixed number of chunks."""
