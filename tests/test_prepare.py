@@ -245,7 +245,8 @@ def test_shifted_copies(tmp_path):
         (folder / f"{name}.beats").write_text(bars)
         (folder / f"{name}.letters").write_text(word)
     tokenizers = {"letters": plugin(tmp_path / "wild.py", WILD), "beats": {"plugin": BEATS}}
-    recipe = toy_recipe(folder, tmp_path / "run", shifts=[1], validation=0, tokenizers=tokenizers)
+    data = {"shifts": [1], "shifted": 0.25, "validation": 0}
+    recipe = toy_recipe(folder, tmp_path / "run", **data, tokenizers=tokenizers)
     vocabulary = Vocabulary.load(quietly(recipe).folder)
     found = [
         (d.source, d.shift, *(vocabulary.decode(s.modality, s.ids) for s in d.segments))
@@ -259,6 +260,7 @@ def test_shifted_copies(tmp_path):
         ("d/e", 0, "e", ((1,),)),  # letters composed from the number of bars
         ("d/e", 1, "e", ((2,),)),
     ]
+    assert open_shards(tmp_path / "run" / "shards", "train").weights.tolist() == [1.5, 0.5, 1, 1, 1.5, 0.5]
 
 
 @pytest.mark.usefixtures("kept_workers")

@@ -198,6 +198,7 @@ def _write_manifest(
         "inputs": listing.fingerprint,
         "suffixes": sorted(suffixes),
         "weights": dict(recipe.data.weights),
+        "shifted": recipe.data.shifted,
         "splits": splits,
     }
     write_manifest(made, content)

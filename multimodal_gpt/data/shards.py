@@ -133,12 +133,16 @@ class Shards:
     @property
     def weights(self) -> np.ndarray:
         """(D,) how often each document is seen in an epoch: what the manifest says of the first part of its
-        source, 1 where it says nothing.
+        source, 1 where it says nothing, and of the share that is moved.
         """
-        known = self.manifest.get("weights", {})
-        if not known:
-            return np.ones(len(self))
-        return _joined([_weights(b.batch.column(0), known) for b in self._batches], np.float64)
+        known, shifted = self.manifest.get("weights", {}), self.manifest.get("shifted")
+        weights = np.ones(len(self))
+        if known:
+            weights = _joined([_weights(b.batch.column(0), known) for b in self._batches], np.float64)
+        if shifted is not None:
+            steps = _joined([b.batch.column(2).to_numpy() for b in self._batches], np.int32)
+            weights *= _weights_of_copies(steps, shifted)
+        return weights
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -159,6 +163,16 @@ def _weights(sources: Any, known: Mapping[str, float]) -> np.ndarray:
     labels = pc.replace_substring_regex(sources, "(?s)/.*", "").dictionary_encode()
     weights = np.array([float(known.get(label, 1.0)) for label in labels.dictionary.to_pylist()])
     return np.asarray(weights[labels.indices.to_numpy()])
+
+
+def _weights_of_copies(steps: np.ndarray, shifted: float) -> np.ndarray:
+    """(D,) weights of documents that are moved by so many `steps` (D,); those of all copies of one document,
+    which stand together with the unmoved one first, sum up to their number.
+    """
+    many = np.diff(np.flatnonzero(steps == 0), append=len(steps))
+    copies = np.repeat(many, many)
+    share = np.where(steps == 0, 1 - shifted, shifted / np.maximum(1, copies - 1))
+    return np.where(copies > 1, copies * share, 1.0)
 
 
 def _joined(arrays: Sequence[np.ndarray], kind: Any) -> np.ndarray:

@@ -60,6 +60,11 @@ class DataRecipe(Section):
         default_factory=lambda: [0],
         description="copies of every training document, each moved so many steps (music: semitones)",
     )
+    shifted: Fraction | None = Field(
+        None,
+        description="how often one of the moved copies is seen, not the document itself; if absent, copies"
+        " are seen as often as it",
+    )
     workers: int = Field(0, ge=0, description="processes that prepare documents; 0 = one per core")
     engine: Literal["local", "ray"] = Field(
         "local", description="where these run: this machine, or a Ray cluster (extra `ray`)"
