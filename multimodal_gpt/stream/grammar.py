@@ -69,14 +69,15 @@ class Grammar:
         table = self.next_state if without is None else self.next_state[:, ~without]
         source, token = np.nonzero(table >= 0)
         target = table[source, token]
-        distance = np.where(goal, 0, UNREACHABLE).astype(np.int32)
-        while True:
-            step = np.full_like(distance, UNREACHABLE)
-            np.minimum.at(step, source, distance[target] + 1)
-            closer = np.minimum(distance, step)
-            if (closer == distance).all():
-                return distance
-            distance = closer
+        by_target = np.argsort(target, kind="stable")
+        before, first = source[by_target], np.searchsorted(target[by_target], np.arange(len(goal) + 1))
+        distance = np.full(len(goal), UNREACHABLE, dtype=np.int32)
+        found, steps = np.flatnonzero(goal), 0
+        while len(found):
+            distance[found] = steps
+            near = np.concatenate([before[first[state] : first[state + 1]] for state in found])
+            found, steps = np.unique(near[distance[near] == UNREACHABLE]), steps + 1
+        return distance
 
     def walk(self, ids: np.ndarray, state: int = 0) -> int:
         """The state after these ids. Raises UserError at the first one that may not come."""

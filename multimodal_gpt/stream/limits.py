@@ -14,7 +14,7 @@ from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.grammar import UNREACHABLE, Grammar
 
 CELLS = 2**27
-"""Most entries of the table that `both` makes: half a gigabyte."""
+"""Most entries of a table that `both` makes: half a gigabyte."""
 
 
 def only(grammar: Grammar, allowed: np.ndarray) -> Grammar:
@@ -35,24 +35,29 @@ def both(first: Grammar, second: Grammar) -> Grammar:
 
     Chunks begin where `first` says. Raises UserError where the table would be too large.
     """
-    wide = np.int64(len(second.final))
+    wide, states = len(second.final), 0
+    _check_size(len(first.final) * wide)
+    number = np.full(len(first.final) * wide, -1, dtype=np.int32)  # of a pair of states, once it is found
+    pairs: list[np.ndarray] = []
     rows: list[np.ndarray] = []
-    known = found = np.zeros(1, dtype=np.int64)  # a pair of states as one number
-    order: list[np.ndarray] = []
+    found = np.zeros(1, dtype=np.int64)  # a pair as one number
     while len(found):
-        after = first.next_state[found // wide].astype(np.int64), second.next_state[found % wide]
-        rows.append(np.where((after[0] >= 0) & (after[1] >= 0), after[0] * wide + after[1], -1))
-        order.append(found)
-        found = np.setdiff1d(rows[-1][rows[-1] >= 0], known)
-        known = np.union1d(known, found)
-        if len(known) * first.size > CELLS:
-            raise UserError("these wishes together need too large a table", fix="ask for less at a time")
-    pairs, table = np.concatenate(order), np.concatenate(rows)
-    number = np.empty(len(known), dtype=np.int32)
-    number[np.searchsorted(known, pairs)] = np.arange(len(pairs))
-    states = np.where(table >= 0, number[np.searchsorted(known, np.maximum(table, 0))], -1)
-    final = first.final[pairs // wide] & second.final[pairs % wide]
-    return Grammar(states.astype(np.int32), final, first.cut)
+        number[found] = np.arange(states, states + len(found))
+        states += len(found)
+        _check_size(states * first.size)
+        one, other = first.next_state[found // wide].astype(np.int64), second.next_state[found % wide]
+        rows.append(np.where((one >= 0) & (other >= 0), one * wide + other, -1))
+        pairs.append(found)
+        near = rows[-1][rows[-1] >= 0]
+        found = np.unique(near[number[near] < 0])
+    table, pair = np.concatenate(rows), np.concatenate(pairs)
+    final = first.final[pair // wide] & second.final[pair % wide]
+    return Grammar(np.where(table >= 0, number[table], -1).astype(np.int32), final, first.cut)
+
+
+def _check_size(cells: int) -> None:
+    if cells > CELLS:
+        raise UserError("these wishes together need too large a table", fix="ask for less at a time")
 
 
 def resumed(grammar: Grammar, state: int, final: np.ndarray) -> Grammar:
