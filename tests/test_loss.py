@@ -40,6 +40,20 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once():
     assert torch.allclose(token_nats(hidden, table, targets), expected, atol=1e-5)
 
 
+def test_emphasis_weighs_losses_and_gradients_but_not_what_is_looked_at():
+    hidden, table, targets = given()
+    emphasis = torch.rand(len(targets), generator=torch.Generator().manual_seed(2)) * 4
+    expected = plain(hidden, table, targets)
+    wanted = torch.autograd.grad((expected * emphasis).sum(), (hidden, table))
+    total, each = summed_nats(hidden, table, targets, emphasis)
+    found = torch.autograd.grad(total, (hidden, table))
+    assert torch.allclose(total, (expected * emphasis).sum()) and torch.allclose(each, expected, atol=1e-5)
+    for one, two in zip(found, wanted, strict=True):
+        assert torch.allclose(one, two, atol=2e-5 * two.abs().max().item())
+    with torch.no_grad():
+        assert torch.allclose(summed_nats(hidden, table, targets, emphasis)[0], total)
+
+
 def test_large_logits_do_not_overflow():
     hidden, table, targets = given()
     total, _ = summed_nats(hidden * 1e3, table, targets)

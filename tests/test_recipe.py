@@ -228,6 +228,8 @@ def test_impossible_overrides(folder: Path, override: str, message: str) -> None
             "arrangements: every weight is 0 (one must be above 0)",
         ),
         ("data.captions.templates=[a]", "data.captions.into: unknown modality 'text' (known: more, words)"),
+        ("train.emphasis={wrds: 2}", "train.emphasis: unknown modality 'wrds' (did you mean 'words'?)"),
+        ("train.emphasis={words: 0}", "train.emphasis.words: 0 must be above 0"),
         ("train.samples=[{to: [wrds]}]", "train.samples.0: unknown modality 'wrds' (did you mean 'words'?)"),
         (
             "train.samples=[{to: [more], given: {more: a}}]",

@@ -363,7 +363,7 @@ def test_the_minutes_are_kept(make, vocabulary):
 def test_a_loss_that_is_not_finite_stops_the_run(make, vocabulary, at_step, monkeypatch):
     recipe = make(save_every=2)
 
-    def broken(self, hidden, targets):
+    def broken(self, hidden, targets, emphasis):
         return hidden.sum() * float("nan"), torch.zeros(targets.shape)
 
     at_step(4, lambda: monkeypatch.setattr(GPT, "loss_sum", broken))
@@ -578,6 +578,22 @@ def test_a_tally_divides_by_owner():
     assert tally.read() == {}
 
 
+def test_places_of_a_modality_count_as_often_as_asked(make, vocabulary):
+    recipe, batch = make(emphasis={"letters": 3}), ToyRows(2)[0]
+    net = GPT(gpt_config(recipe.model, vocabulary.table_size))
+    owners = [(r.name, r.first, r.stop) for r in vocabulary.ranges.values()]
+    module = run.TrainingModule(net, owners, recipe.train, 1)
+    hidden = net(batch["ids"], document=batch["document"])
+    losses = net.token_losses(hidden, batch["targets"]).detach()
+    letters = vocabulary.ranges["letters"]
+    counts = torch.where((batch["ids"] >= letters.tag) & (batch["ids"] < letters.stop), 3, 1)
+    assert counts.unique().tolist() == [1, 3]
+    loss = module.training_step(batch, 0).item()
+    assert loss == pytest.approx(float((losses * counts).sum() / losses.numel()))
+    seen = (batch["targets"] != IGNORE).sum()
+    assert module.train_tally.read()["loss"] == pytest.approx(float(losses.sum() / seen)), "as without"
+
+
 def test_steps_are_cut_into_whole_rows(make):
     cut = batching(make(tokens_per_step=100, rows_per_batch=4))
     assert (cut.rows_per_batch, cut.batches_per_step, cut.tokens_per_step) == (4, 2, 128)
@@ -665,7 +681,7 @@ def test_the_files_of_a_broken_batch_are_named(make, songs, at_step, monkeypatch
         asked.extend(trainer.datamodule.train_rows[row]["targets"] for row in range(first, stop))
         return real(trainer, first, stop)
 
-    def broken(self, hidden, targets):
+    def broken(self, hidden, targets, emphasis):
         seen.append(targets[0])
         return hidden.sum() * float("nan"), torch.zeros(targets.shape)
 

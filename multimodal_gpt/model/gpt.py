@@ -194,9 +194,14 @@ class GPT(nn.Module):
         """(B, T) float32: nats of every target, 0 where it is IGNORE."""
         return token_nats(hidden.flatten(0, 1), self.embedding.weight, targets.flatten()).view(targets.shape)
 
-    def loss_sum(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of `token_losses` to train on, and these without a gradient, to look at."""
-        total, each = summed_nats(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+    def loss_sum(
+        self, hidden: Tensor, targets: Tensor, emphasis: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of `token_losses` to train on, each as often as its `emphasis` (B, T) says, and these, once
+        and without a gradient, to look at.
+        """
+        weights = None if emphasis is None else emphasis.flatten()
+        total, each = summed_nats(hidden.flatten(0, 1), self.embedding.weight, targets.flatten(), weights)
         return total, each.view(targets.shape)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -39,13 +39,21 @@ def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
 
 
-def summed_nats(hidden: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of `token_nats`, and these themselves without a gradient: for training."""
+def summed_nats(
+    hidden: Tensor, table: Tensor, targets: Tensor, emphasis: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sum of `token_nats`, each as often as its `emphasis` (N,) says, and these themselves, once and
+    without a gradient: for training.
+    """
     if not torch.is_grad_enabled():
         each = token_nats(hidden, table, targets)
-        return each.sum(), each
-    total, each = _SummedNats.apply(hidden, table, targets.long())
+        return _sum(each, emphasis), each
+    total, each = _SummedNats.apply(hidden, table, targets.long(), emphasis)
     return total, each
+
+
+def _sum(each: Tensor, emphasis: Tensor | None) -> Tensor:
+    return each.sum() if emphasis is None else each @ emphasis
 
 
 def _rows(hidden: Tensor) -> int:
@@ -56,7 +64,9 @@ class _SummedNats(torch.autograd.Function):
     """Chunk by chunk: losses, and the gradients of their sum."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, emphasis: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         inner, weights = hidden.to(dtype), table.to(dtype)
@@ -68,7 +78,7 @@ class _SummedNats(torch.autograd.Function):
                 part = slice(start, start + rows)
                 nats, slope = _nats_and_slope((inner[part] @ weights.T).float(), targets[part])
                 each.append(nats)
-                slope = slope.to(dtype)
+                slope = (slope if emphasis is None else slope * emphasis[part, None]).to(dtype)
                 if for_hidden is not None:
                     torch.mm(slope, weights, out=for_hidden[part])
                 if for_table is not None:
@@ -77,14 +87,14 @@ class _SummedNats(torch.autograd.Function):
         losses = torch.cat(each)
         ctx.mark_non_differentiable(losses)
         ctx.hidden_dtype = hidden.dtype
-        return losses.sum(), losses
+        return _sum(losses, emphasis), losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         for_hidden, for_table = ctx.saved_tensors
         first = None if for_hidden is None else (for_hidden * slope).to(ctx.hidden_dtype)
-        return first, None if for_table is None else for_table * slope, None
+        return first, None if for_table is None else for_table * slope, None, None
 
 
 def _nats_and_slope(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

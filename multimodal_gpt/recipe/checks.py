@@ -193,6 +193,9 @@ def _train(recipe: Recipe) -> Iterator[UserError]:
         yield UserError(what, "train.strategy", "take ddp: what does not learn costs it little")
     if recipe.init_from is not None and Path(recipe.init_from) == Path(recipe.run).resolve():
         yield UserError("is the folder of this run itself", "init_from", "give the new one its own: run=...")
+    for name in train.emphasis:
+        if name not in recipe.tokenizers:
+            yield UserError(f"unknown modality '{name}'", "train.emphasis", nearest(name, recipe.tokenizers))
     for index, sample in enumerate(train.samples):
         yield from _sample(f"train.samples.{index}", sample, list(recipe.tokenizers))
 

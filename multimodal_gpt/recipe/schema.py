@@ -186,6 +186,9 @@ class TrainRecipe(Section):
     weight_decay: float = Field(0.1, ge=0, description="weight decay of matrices")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW momenta")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    emphasis: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="modality -> how much its places count in the loss, 1 if absent"
+    )
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
         description="validate, save and sample a running average of the weights that keeps so much of itself"

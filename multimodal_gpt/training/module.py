@@ -82,6 +82,18 @@ class Tally:
         return {**means, **{name: float(n / c) for name, n, c in pairs if c}}
 
 
+def _emphasis(owners: Sequence[Owner], asked: Mapping[str, float], vocabulary_size: int) -> Tensor | None:
+    """(V,) how much a place counts in the loss by the id that stands there, a modality's tag or one of its
+    own: so all that may come next, an end included, counts alike. None where all places do.
+    """
+    if not asked:
+        return None
+    weights = torch.ones(vocabulary_size)
+    for name, first, stop in owners:
+        weights[first - 1 : stop] = asked.get(name, 1.0)
+    return weights
+
+
 class TrainingModule(L.LightningModule):
     """Loss, optimizer, learning rate, clipping; everything random is a function of (seed, step)."""
 
@@ -96,6 +108,7 @@ class TrainingModule(L.LightningModule):
         self._learning: list[nn.Parameter] = []
         self._step, self._micro = -1, 0
         self._compiled = False
+        self._emphasis = _emphasis(owners, settings.emphasis, net.config.vocabulary_size)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes here which hook it is in, 44 times a step: no module, so no look at all modules."""
@@ -116,7 +129,8 @@ class TrainingModule(L.LightningModule):
         to exactly the gradient of the whole batch.
         """
         self._seed_dropout()
-        nats, losses = self.net.loss_sum(self._hidden(batch), batch["targets"])
+        emphasis = None if self._emphasis is None else self._emphasis[batch["ids"]]
+        nats, losses = self.net.loss_sum(self._hidden(batch), batch["targets"], emphasis)
         self.train_tally.add(losses, batch["targets"])
         return nats / losses.numel()
 
@@ -135,6 +149,8 @@ class TrainingModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile the network, in place: names of weights stay as they are."""
+        if self._emphasis is not None:
+            self._emphasis = self._emphasis.to(self.device)
         if not self._compiled and compiles(self.settings.compile, self.device):
             self.net.compile(dynamic=False)
             self._compiled = True
