@@ -62,8 +62,8 @@ class DataRecipe(Section):
     )
     shifted: Fraction | None = Field(
         None,
-        description="how often one of the moved copies is seen, not the document itself; if absent, copies"
-        " are seen as often as it",
+        description="of the times that a document is seen, the share in which it is a moved copy; if absent,"
+        " every copy is seen as often as the document as it is",
     )
     workers: int = Field(0, ge=0, description="processes that prepare documents; 0 = one per core")
     engine: Literal["local", "ray"] = Field(
