@@ -92,8 +92,9 @@ def test_under_autocast_the_products_are_bf16_and_the_sums_are_not():
     with torch.autocast("cpu", torch.bfloat16):
         expected = plain(hidden, table, targets)
         total, each = summed_nats(hidden, table, targets)
-    assert each.dtype == total.dtype == torch.float32
-    assert torch.equal(each, expected)
+        doubled, _ = summed_nats(hidden, table, targets, torch.full(targets.shape, 2.0))
+    assert each.dtype == total.dtype == doubled.dtype == torch.float32
+    assert torch.equal(each, expected) and doubled.item() == pytest.approx(2 * total.item())
     wanted = torch.autograd.grad(expected.sum(), (hidden, table))
     for one, two in zip(torch.autograd.grad(total, (hidden, table)), wanted, strict=True):
         assert one.dtype == torch.float32

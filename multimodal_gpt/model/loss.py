@@ -53,7 +53,7 @@ def summed_nats(
 
 
 def _sum(each: Tensor, emphasis: Tensor | None) -> Tensor:
-    return each.sum() if emphasis is None else each @ emphasis
+    return (each if emphasis is None else each * emphasis).sum()
 
 
 def _rows(hidden: Tensor) -> int:
