@@ -25,7 +25,7 @@ from multimodal_gpt.training.strategy import leads, settle, shard, total, whole
 Batch = Mapping[str, Tensor]
 """ids, targets, document, position, each (B, T) integer."""
 Owner = tuple[str, int, int]
-"""Name of a modality, its first global id, one past its last."""
+"""Name of a modality, its first global id, just before which its tag stands, one past its last."""
 
 
 WAITING = 1 << 20
@@ -97,6 +97,8 @@ def _emphasis(owners: Sequence[Owner], asked: Mapping[str, float], vocabulary_si
 class TrainingModule(L.LightningModule):
     """Loss, optimizer, learning rate, clipping; everything random is a function of (seed, step)."""
 
+    emphasis: Tensor | None
+
     def __init__(self, net: GPT, owners: Sequence[Owner], settings: TrainRecipe, seed: int) -> None:
         super().__init__()
         self.net, self.settings, self.seed = net, settings, seed
@@ -108,7 +110,8 @@ class TrainingModule(L.LightningModule):
         self._learning: list[nn.Parameter] = []
         self._step, self._micro = -1, 0
         self._compiled = False
-        self._emphasis = _emphasis(owners, settings.emphasis, net.config.vocabulary_size)
+        emphasis = _emphasis(owners, settings.emphasis, net.config.vocabulary_size)
+        self.register_buffer("emphasis", emphasis, persistent=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes here which hook it is in, 44 times a step: no module, so no look at all modules."""
@@ -129,7 +132,7 @@ class TrainingModule(L.LightningModule):
         to exactly the gradient of the whole batch.
         """
         self._seed_dropout()
-        emphasis = None if self._emphasis is None else self._emphasis[batch["ids"]]
+        emphasis = None if self.emphasis is None else self.emphasis[batch["ids"]]
         nats, losses = self.net.loss_sum(self._hidden(batch), batch["targets"], emphasis)
         self.train_tally.add(losses, batch["targets"])
         return nats / losses.numel()
@@ -149,8 +152,6 @@ class TrainingModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile the network, in place: names of weights stay as they are."""
-        if self._emphasis is not None:
-            self._emphasis = self._emphasis.to(self.device)
         if not self._compiled and compiles(self.settings.compile, self.device):
             self.net.compile(dynamic=False)
             self._compiled = True
