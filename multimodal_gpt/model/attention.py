@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multimodal_gpt.model import blockwise
 from multimodal_gpt.model.cache import KVCache, Step
 from multimodal_gpt.model.norm import RMSNorm
 from multimodal_gpt.model.rotary import Turn, rotate
@@ -80,7 +81,10 @@ class Attention(nn.Module):
 
     def _by_document(self, q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
         """(B T, H, E) from queries (B, T, H, E), keys and values (B, T, G, E)."""
-        documents = zip(*(x.flatten(0, 1).split(lengths) for x in (q, k, v)), strict=True)
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        if blockwise.suits(q, k, lengths):
+            return blockwise.attend(q, k, v, lengths)
+        documents = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
         heads_first = (tuple(x.transpose(0, 1)[None] for x in document) for document in documents)
         return torch.cat([self._attend(*qkv, is_causal=True)[0].transpose(0, 1) for qkv in heads_first])
 

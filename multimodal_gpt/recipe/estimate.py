@@ -23,6 +23,10 @@ BYTES_PER_WEIGHT = 16
 """float32 weight, gradient and two moments of AdamW."""
 
 
+LONGEST_KEPT = 2048
+"""Tokens of the longest document whose shares of attention are kept; `model.blockwise.LONGEST`."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Facts about a run before it starts; sizes of `learnt` modalities are known only after `prepare`."""
@@ -56,7 +60,8 @@ def estimate(recipe: Recipe, sizes: Mapping[str, int], learnt: tuple[str, ...] =
     table = -(-ids // TABLE_MULTIPLE) * TABLE_MULTIPLE
     rows = max(1, round(train.tokens_per_step / model.context))
     parameters = parameter_count(model, table)
-    activations = (train.rows_per_batch or rows) * model.context * _floats_per_token(model, table) * 4
+    floats = _floats_per_token(model, table) + (train.device != "gpu") * _shares_per_token(model)
+    activations = (train.rows_per_batch or rows) * model.context * floats * 4
     return Estimate(
         sizes=dict(sizes),
         learnt=learnt,
@@ -79,6 +84,11 @@ def parameter_count(model: ModelRecipe, table: int) -> int:
 def _floats_per_token(model: ModelRecipe, table: int) -> int:
     """What the backward pass keeps: about 14 D + 2 H per block; logits, softmax and their gradient."""
     return model.depth * (14 * model.width + 2 * model.mlp_hidden) + 3 * table
+
+
+def _shares_per_token(model: ModelRecipe) -> int:
+    """What attention keeps on a CPU, at most: half of a row per head, and no document fills more."""
+    return model.depth * model.heads * min(model.context, LONGEST_KEPT) // 2
 
 
 def survey(recipe: Recipe) -> tuple[Estimate | None, list[UserError]]:

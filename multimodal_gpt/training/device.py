@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,10 @@ import torch
 from multimodal_gpt.errors import UserError
 
 Precision = Literal["32-true", "bf16-mixed"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+MMAP_FROM = 2**30
+"""Bytes from which on a tensor gets pages of its own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,19 @@ def set_threads(threads: int, processes: int) -> None:
     """Let torch use `threads` of the CPU; 0 = all, shared evenly by the processes of this machine."""
     if threads or processes > 1:
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // processes))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse what a CPU run frees, not give it back to the system and ask for it again.
+
+    A step allocates the same large tensors over and over; new pages are zeroed and mapped one by one. A step
+    of 4,096 tokens (4 blocks of width 160, one thread) met with 8,000 to 12,000 of them, with this 3, and
+    took 0.92 to 0.98 of the time. For this process, from now on; does nothing where there is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _precision(wanted: str, fast_bf16: bool) -> Precision:

@@ -17,7 +17,7 @@ from multimodal_gpt.recipe.schema import Recipe
 from multimodal_gpt.stream.vocabulary import Vocabulary
 from multimodal_gpt.training.callbacks import Stop, Stopped
 from multimodal_gpt.training.checkpoint import OWN, RECIPE, RESUME, read_info
-from multimodal_gpt.training.device import choose_device, quiet_lightning, set_threads
+from multimodal_gpt.training.device import choose_device, keep_freed_memory, quiet_lightning, set_threads
 from multimodal_gpt.training.initial import begin
 from multimodal_gpt.training.job import (
     Batching,
@@ -126,6 +126,8 @@ def fit(
     # 4) The model: fresh weights, or those of the run that this one begins from.
     set_threads(recipe.train.threads, team.local)
     device = choose_device(recipe.train.device, recipe.train.precision)
+    if device.accelerator == "cpu":
+        keep_freed_memory()
     beginning, start = begin(recipe, vocabulary), state[OWN]["step"] if state else 0
     net = beginning.net
     shape = hollow(net) if team.sharded else None
