@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,3 +35,38 @@ def kept_workers(idle_workers: list[Any], monkeypatch: pytest.MonkeyPatch) -> No
         yield partial(pool._run, idle_workers, workers or pool.cores())
 
     monkeypatch.setattr(pool, "employed", employed)
+
+
+# Training on toy rows; torch is loaded by those who ask for it
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Any:
+    """That of the toys."""
+    import toy_corpus
+
+    return toy_corpus.vocabulary()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Any]:
+    """A recipe of a toy run in its own folder; keywords are options of `train`, three are not."""
+    import toy_training
+
+    return partial(toy_training.new_recipe, tmp_path)
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have something done at a step, while the callbacks of that step are at work."""
+    import toy_training
+
+    return toy_training.planned(monkeypatch)
+
+
+@pytest.fixture
+def capture_net(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The networks that are trained, in turn."""
+    import toy_training
+
+    return toy_training.captured(monkeypatch)
