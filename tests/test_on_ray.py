@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import toy_work
-from test_prepare import WILD, files, plugin, quietly
 from toy_corpus import BEATS, toy_recipe, write_corpus
+from toy_shards import WILD, files, plugin, quietly
 
 from multimodal_gpt.cli import main
 from multimodal_gpt.data.pool import Lost, Task
