@@ -70,3 +70,14 @@ def capture_net(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     import toy_training
 
     return toy_training.captured(monkeypatch)
+
+
+# Going on from a trained run
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two corpora and a run `home` that has learnt the letters of the first: b, c, d and e."""
+    import toy_finetune
+
+    return toy_finetune.write_home(tmp_path_factory.mktemp("home"))
