@@ -1,105 +1,23 @@
-"""Public data sets: a server that answers well and badly, archives that mean harm, licences, second calls."""
+"""Public data sets: a server that answers well and badly, licences, second calls."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
 import re
-import tarfile
 import threading
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from command_line import mmgpt
+from toy_server import KEEP, TUNES, WANTED, Server, files, refusal, zipped
 
-from multimodal_gpt.errors import UserError
-from multimodal_gpt.fetch import archive as archives
 from multimodal_gpt.fetch import datasets
-from multimodal_gpt.fetch.archive import unpack
 from multimodal_gpt.recipe import load
-
-TUNES = {
-    "set/a.abc": b"X:1\nT:A\nK:C\nCDEF|\n" * 40,
-    "set/more/b.ABC": bytes(range(256)) * 20,
-    "set/readme.txt": b"read me",
-}
-KEEP = ["*.abc"]
-
-
-def zipped(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def tarred(members: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return buffer.getvalue()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files`; `ranges`: whether it can continue; `breaks_at`: bytes after which it hangs up."""
-
-    daemon_threads = True
-    files: dict[str, bytes]
-    ranges = True
-    breaks_at: int | None = None
-    says_length = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = {}, []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    asked: list[tuple[str, str | None, int]]
-    """What was asked for: path, Range header, status of the answer."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        content, span = self.server.files.get(self.path), self.headers["Range"]
-        start = int(re.findall(r"\d+", span)[0]) if span and self.server.ranges else 0
-        if self.path == "/elsewhere":
-            return self.answer(302, {"Location": "file:///etc/passwd"}, b"")
-        if content is None:
-            return self.answer(404, {}, b"no")
-        if start and start >= len(content):
-            return self.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
-        length = {"Content-Length": str(len(content) - start)} if self.server.says_length else {}
-        if start:
-            length["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        return self.answer(206 if start else 200, length, content[start : self.server.breaks_at])
-
-    def answer(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
-        self.server.asked.append((self.path, self.headers["Range"], status))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -130,20 +48,6 @@ def entry(address: str, content: bytes, /, **changes: Any) -> datasets.Entry:
 
 def of(server: Server, **changes: Any) -> datasets.Entry:
     return entry(f"{server.url}/tunes.zip", server.files["/tunes.zip"], **changes)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != datasets.NOTE)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-
-def refusal(call: Callable[..., object], *arguments: Any, **named: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
-
-
-WANTED = {name: content for name, content in TUNES.items() if name.lower().endswith(".abc")}
 
 
 # Downloading
@@ -321,88 +225,11 @@ def test_a_failed_replacement_leaves_the_old_files(server: Server, tmp_path: Pat
     assert not list(tmp_path.glob(".t.*"))
 
 
-# Unpacking
-
-
-PACKERS = {"zip": zipped, "tar.gz": tarred}
-
-
-@pytest.mark.parametrize("kind", PACKERS)
-def test_only_the_wanted_part_is_unpacked(kind: Any, tmp_path: Path) -> None:
-    hidden = {
-        "set/.bashrc.abc": b"",
-        "__MACOSX/set/a.abc": b"",
-        "set/__MACOSX/._a.abc": b"",
-        "settle/c.abc": b"",
-    }
-    packed = tmp_path / "packed"
-    packed.write_bytes(PACKERS[kind]({**TUNES, **hidden}))
-    unpack(packed, tmp_path / "out", kind, folder="set", keep=KEEP)
-    assert files(tmp_path / "out") == {name.removeprefix("set/"): c for name, c in WANTED.items()}
-
-
-@pytest.mark.parametrize("name", ["../evil.abc", "set/../../evil.abc", "/evil.abc", "..\\evil.abc"])
-@pytest.mark.parametrize("kind", PACKERS)
-def test_no_path_leads_outside(kind: Any, name: str, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    packed.write_bytes(PACKERS[kind]({name: b"evil"}))
-    message = refusal(unpack, packed, tmp_path / "in" / "out", kind)
-    assert message == f"packed: holds a path that leads outside: {name!r} (nothing was unpacked)"
-    assert [path.name for path in tmp_path.rglob("*")] == ["packed"]
-
-
 def test_a_bad_path_in_an_archive_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.files["/tunes.zip"] = zipped({**TUNES, "../evil.abc": b""})
     assert "leads outside" in refusal(datasets.fetch, of(server), tmp_path / "t")
     assert not list(tmp_path.rglob("*.abc"))
     assert not (tmp_path / "t").exists()
-
-
-def test_links_are_left_out_and_named(tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    packed.write_bytes(tarred(WANTED, {"set/link.abc": "/etc/passwd", "up": ".."}))
-    assert unpack(packed, tmp_path / "a", "tar.gz", keep=KEEP).left_out == ("set/link.abc",)
-    with zipfile.ZipFile(packed, "w") as archive:
-        link = zipfile.ZipInfo("link.abc")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-        archive.writestr("a.abc", b"X:1\n")
-    assert unpack(packed, tmp_path / "b", "zip").left_out == ("link.abc",)
-    assert files(tmp_path / "b") == {"a.abc": b"X:1\n"}
-    assert "left out, because they are links or devices: 'link.abc'" in "\n".join(
-        datasets.Fetched("t", tmp_path, 1, 4, "", True, ("link.abc",)).lines()
-    )
-
-
-@pytest.mark.parametrize("kind", PACKERS)
-def test_bombs_are_refused(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 100_000)
-    packed = tmp_path / "packed"
-    packed.write_bytes(PACKERS[kind]({"bomb.abc": b"\0" * 3_000_000}))
-    message = refusal(unpack, packed, tmp_path / "out", kind)
-    assert "grows to more than 100 times its size" in message
-    monkeypatch.setattr(archives, "MOST_FILES", 1)
-    packed.write_bytes(PACKERS[kind]({"a": b"", "b": b""}))
-    assert "holds more than 1 files" in refusal(unpack, packed, tmp_path / "out2", kind)
-
-
-def test_a_bomb_in_a_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 100_000)
-    info = tarfile.TarInfo("x" * 5_000_000)
-    packed = tmp_path / "packed"
-    packed.write_bytes(gzip.compress(info.tobuf(tarfile.PAX_FORMAT)))
-    assert "grows to more than 100 times" in refusal(unpack, packed, tmp_path / "out", "tar.gz")
-
-
-@pytest.mark.parametrize("kind", PACKERS)
-def test_damaged_archives_are_one_line(kind: Any, tmp_path: Path) -> None:
-    whole, packed = PACKERS[kind](TUNES), tmp_path / "packed"
-    damaged = bytearray(whole)
-    damaged[60:70] = b"damaged!!!"
-    for content in (b"", b"not an archive", whole[: len(whole) // 2], bytes(damaged)):
-        packed.write_bytes(content)
-        message = refusal(unpack, packed, tmp_path / "out", kind)
-        assert f"can't be unpacked as {kind}" in message
 
 
 # Entries
