@@ -81,3 +81,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import toy_finetune
 
     return toy_finetune.write_home(tmp_path_factory.mktemp("home"))
+
+
+# Music to read and to play
+
+
+@pytest.fixture
+def tune(tmp_path: Path) -> Path:
+    """The MIDI file of a tune with chords."""
+    import toy_rendering
+
+    return toy_rendering.write_tune(tmp_path / "tune.mid")
