@@ -4,8 +4,8 @@ With one token per row a step is made of small products, and calling them costs 
 So here the matrices of queries, keys and values are one, weights lie as the product reads them, attention is
 two products around a softmax, and every norm is two operations: |x| includes columns of x that hold a
 constant, which makes |x|^2 = sum(x^2) + D eps. Its weights are multiplied into the matrix that follows. A
-step of a network of 1.4 M parameters takes 0.41 of the time of `GPT.forward` for one row and 0.64 for 16, one
-of 11 M 0.43 and 0.75 (float32, one thread of a busy CPU, 200 steps); laying the weights out takes as long as
+step of a network of 1.4 M parameters takes 0.42 of the time of `GPT.forward` for one row and 0.59 for 16, one
+of 11 M 0.53 and 0.77 (float32, one thread of a busy CPU, 200 steps); laying the weights out takes as long as
 some 5 to 13 steps. Compiled by torch, a step takes 0.79 of the time for one row and 1.13 for 16, after one to
 four minutes of compiling (1.4 M parameters, 512 steps, gcc 12): it is not compiled.
 
