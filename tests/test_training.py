@@ -1,5 +1,6 @@
 """Training: it learns, its folder tells how, and the options of a run do what they say."""
 
+import platform
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from multimodal_gpt.model.gpt import GPT, gpt_config
 from multimodal_gpt.model.loss import IGNORE
 from multimodal_gpt.training import job, run
 from multimodal_gpt.training.checkpoint import load_weights
-from multimodal_gpt.training.device import choose_device, cpu_has_bf16
+from multimodal_gpt.training.device import choose_device, cpu_has_bf16, keep_freed_memory
 from multimodal_gpt.training.job import Corpus, batching
 from multimodal_gpt.training.metrics import read_metrics
 from multimodal_gpt.training.module import Tally
@@ -199,6 +200,21 @@ def test_devices():
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         with pytest.raises(UserError, match=r"^train.device: there is no GPU that torch can use"):
             choose_device("gpu", "auto")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_step_finds_the_memory_of_the_last_one():
+    import resource  # not on every system
+
+    def new_pages():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.ones(10 * 2**20)  # 40 MiB: glibc would give that back each time
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    new_pages()
+    assert new_pages() < 1000
 
 
 def test_bf16_trains_and_saves_float32(make, vocabulary):
