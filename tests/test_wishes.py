@@ -6,6 +6,7 @@ import pytest
 from multimodal_gpt.errors import UserError
 from multimodal_gpt.stream.limits import is_possible
 from multimodal_gpt.tokenizers import chords, melody
+from multimodal_gpt.tokenizers._music import TICKS
 
 TUNE = "C4 D4:0.5 E4:0.5 G4:2 A4 r G4 F#4 D4"
 CHART = "| C | G7 Am | F | C |"
@@ -34,6 +35,16 @@ def test_key_range_meter_and_ending():
         assert pitches.min() >= 55 and pitches.max() <= 84
         assert [(m.numerator, m.denominator) for m in found.meters] == [(6, 8)]
         assert pitches[-1] % 12 == 4
+
+
+def test_an_ending_begins_on_a_beat_unless_the_rhythm_is_given():
+    for found in walks(TUNES, {"meter": "6/8", "ending": "E"}, 200):
+        onset = found.notes[-1, 0] % (3 * TICKS)
+        assert onset % (TICKS // 2) == 0
+    like = TUNES.parse("C4 D4:0.5 E4:0.25 G4:0.25")
+    ended = walks(TUNES, {"rhythm": like, "ending": "E"})
+    assert all(rhythm(f) == rhythm(TUNES.decode(TUNES.encode(like))) for f in ended)
+    assert {int(f.notes[-1, 2]) % 12 for f in ended} == {4}
 
 
 def test_a_minor_key_has_its_raised_sixth_and_seventh():

@@ -24,7 +24,7 @@ MELODY: Mapping[str, str] = {
     "key": "only notes of this key's scale; of a minor key also the raised sixth and seventh",
     "meter": "only bars of this meter",
     "range": "lowest and highest note, such as C4-A5",
-    "ending": "the note it ends on, in any octave",
+    "ending": "the note it ends on, in any octave; it begins on a beat where the rhythm is free",
     "rhythm": "the rhythm of this melody, with new pitches",
     "pitches": "the pitches of this melody in order, in a new rhythm and its meters",
     "vary": "this melody, with new pitches for a share of its notes",
@@ -72,7 +72,10 @@ def limited_melody(
         grammar = both(only(grammar, _meters_of(like["pitches"], layout)), _line(like["pitches"], pitches))
     if "ending" in wishes:
         last = np.arange(128) % 12 == _pitch_class(wishes["ending"])
-        grammar = both(grammar, _ends_on(pitches, np.flatnonzero(pitches)[last]))
+        places = np.arange(layout.position, layout.meter)
+        fixed = bool({"rhythm", "vary"} & like.keys())
+        beats = places if fixed else places[:: layout.steps]
+        grammar = both(grammar, _ends_on(np.flatnonzero(pitches)[last], pitches, beats, places))
     return grammar
 
 
@@ -136,14 +139,19 @@ def _line(ids: np.ndarray, pitches: np.ndarray) -> Grammar:
     return Grammar(table.astype(np.int32), states == len(line), np.zeros(len(pitches), dtype=bool))
 
 
-def _ends_on(pitches: np.ndarray, last: np.ndarray) -> Grammar:
-    """Any ids, of which the last pitch is one of `last`."""
-    table = np.array([0, 0, 2])[:, None] + np.zeros(len(pitches), dtype=np.int32)
-    table[:, pitches] = 1
-    table[:, last] = 2
-    table[1, ~pitches] = 1
-    final = np.array([False, False, True])
-    return Grammar(table, final, np.zeros(len(pitches), dtype=bool))
+def _ends_on(last: np.ndarray, pitches: np.ndarray, beats: np.ndarray, places: np.ndarray) -> Grammar:
+    """Any ids, of which the last pitch is one of `last` and follows one of `beats`, which are among `places`.
+
+    Without the beats, a model that has not got there in time squeezes the note into the end of the last bar.
+    """
+    other, pending, ended = range(3)
+    table = np.full((3, len(pitches)), other, dtype=np.int32)
+    table[ended] = ended
+    table[:, places] = other
+    table[:, beats] = pending
+    table[:, pitches] = other
+    table[pending, last] = ended
+    return Grammar(table, np.arange(3) == ended, np.zeros(len(pitches), dtype=bool))
 
 
 # Chords
